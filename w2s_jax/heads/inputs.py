@@ -1,0 +1,107 @@
+"""Checks and broadcasting shared by the public fit functions."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike, DTypeLike
+
+from w2s_jax.errors import HeadError
+from w2s_jax.heads.prepared import Prepared, prepare, x64_enabled
+
+
+def prepare_if_needed(x: ArrayLike | Prepared, fit_intercept: bool) -> Prepared:
+    """Features become `Prepared` in their own precision (float64 only under jax_enable_x64)."""
+    if not isinstance(x, Prepared):
+        host = np.asarray(x)
+        if not np.issubdtype(host.dtype, np.floating) and host.dtype != jnp.bfloat16:
+            raise HeadError(f"features must be floating point, found dtype {host.dtype}")
+        wide = host.dtype == np.float64 and x64_enabled()
+        x = prepare(host, center=fit_intercept, dtype=jnp.float64 if wide else jnp.float32)
+    if x.centered != fit_intercept:
+        raise HeadError(
+            f"fit_intercept={fit_intercept} needs prepare(x, center={fit_intercept}), found a "
+            f"Prepared with center={x.centered}"
+        )
+    return x
+
+
+def check_row_sets(
+    rows: ArrayLike | None, num_rows: int, num_targets: int, targets_name: str
+) -> np.ndarray:
+    """Row indices as ``[h or 1, m]``, checked against the features and the targets."""
+    row_sets = np.arange(num_rows)[None] if rows is None else np.atleast_2d(np.asarray(rows))
+    if not np.issubdtype(row_sets.dtype, np.integer) or row_sets.ndim != 2:
+        raise HeadError(
+            f"rows must be integer indices [m] or [h, m], found {row_sets.dtype} of shape "
+            f"{row_sets.shape}; use np.flatnonzero(mask) for a mask"
+        )
+    if not row_sets.size:
+        raise HeadError("rows is empty; a head needs at least one row")
+    if row_sets.min() < 0 or row_sets.max() >= num_rows:
+        raise HeadError(
+            f"rows must lie in 0..{num_rows - 1}, found {row_sets.min()}..{row_sets.max()}"
+        )
+    if row_sets.shape[1] != num_targets:
+        raise HeadError(
+            f"{targets_name} are for {num_targets} samples, the heads train on "
+            f"{row_sets.shape[1]} rows"
+        )
+    return row_sets
+
+
+def check_weights(weights: ArrayLike | None, num_samples: int) -> np.ndarray:
+    """Sample weights as ``[h or 1, m]``, finite and not negative; ones where None."""
+    if weights is None:
+        return np.ones((1, num_samples))
+    host = np.atleast_2d(np.asarray(weights, dtype=np.float64))
+    if host.ndim != 2 or host.shape[1] != num_samples:
+        raise HeadError(
+            f"weights must be [m] or [h, m] with m = {num_samples} rows, found {host.shape}"
+        )
+    if not np.isfinite(host).all() or (host < 0).any():
+        raise HeadError("weights must be finite and >= 0; found negative, NaN or infinite ones")
+    return host
+
+
+def common_heads(**sizes: int) -> int:
+    """The number of heads that all arguments agree on, each having it or 1.
+
+    >>> common_heads(targets=1, l2=3)
+    3
+    """
+    num_heads = max(sizes.values())
+    for name, size in sizes.items():
+        if size not in (1, num_heads):
+            most = max(sizes, key=lambda other: sizes[other])
+            raise HeadError(f"{name} has {size} heads, {most} has {num_heads}; give 1 or the same")
+    return num_heads
+
+
+def per_head(value: ArrayLike, num_heads: int, name: str, dtype: DTypeLike) -> np.ndarray:
+    """A non-negative hyperparameter as ``[h]``."""
+    host = np.asarray(value, dtype=dtype)
+    if host.ndim > 1:
+        raise HeadError(f"{name} must be a scalar or one value per head, found {host.shape}")
+    if not np.isfinite(host).all() or (host < 0).any():
+        raise HeadError(f"{name} must be finite and >= 0, found {host.ravel()[:5]}")
+    return np.broadcast_to(host, (num_heads,))
+
+
+def broadcast_heads(array: np.ndarray, num_heads: int) -> np.ndarray:
+    """Repeats a leading axis of 1 without copying."""
+    return np.broadcast_to(array, (num_heads, *array.shape[1:]))
+
+
+def groups_of_equal_rows(*arrays: np.ndarray) -> list[np.ndarray]:
+    """Indices of the heads that are equal in every one of the arrays ``[h, ...]``.
+
+    Grouped by content, in order of first appearance.
+
+    >>> groups_of_equal_rows(np.array([[1], [2], [1]]))
+    [array([0, 2]), array([1])]
+    """
+    if all(array.strides[0] == 0 for array in arrays):
+        return [np.arange(len(arrays[0]))]
+    groups: dict[tuple[bytes, ...], list[int]] = {}
+    for head in range(len(arrays[0])):
+        groups.setdefault(tuple(a[head].tobytes() for a in arrays), []).append(head)
+    return [np.array(heads) for heads in groups.values()]

@@ -1,0 +1,84 @@
+"""Targets of logistic heads: class indices or soft targets, checked and laid out for the solver."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from w2s_jax.errors import HeadError
+
+
+class Targets(NamedTuple):
+    """Targets in the solver's layout, leading axis h or 1.
+
+    Attributes:
+      values: two classes: target of class 1 ``[h, n]``; more: class indices ``[h, n]`` (integers)
+        or soft targets ``[h, c, n]``.
+      num_classes: c.
+    """
+
+    values: Array
+    num_classes: int
+
+
+def as_targets(targets: ArrayLike, num_classes: int | None, dtype: jnp.dtype) -> Targets:
+    """Brings class indices ``[(h,) n]`` or soft targets ``[(h,) n, c]`` into the solver's layout.
+
+    Raises:
+      HeadError: for indices outside ``0..c-1``, fewer than two classes, soft targets that do not
+        sum to one, or NaN.
+    """
+    host = np.asarray(targets)
+    if host.dtype == bool or np.issubdtype(host.dtype, np.integer):
+        if host.ndim not in (1, 2) or not host.size:
+            raise HeadError(f"class indices must be [n] or [h, n], found shape {host.shape}")
+        low, high = int(host.min()), int(host.max())
+        count = max(2, high + 1) if num_classes is None else num_classes
+        if low < 0 or high >= count:
+            raise HeadError(
+                f"targets must be class indices 0..{count - 1}, found {low}..{high}; "
+                "drop unlabelled rows (-1) or pass num_classes"
+            )
+        values = host[None] if host.ndim == 1 else host
+        values = jnp.asarray(values, dtype if count == 2 else jnp.int32)
+    elif np.issubdtype(host.dtype, np.floating):
+        if host.ndim not in (2, 3) or not host.size:
+            raise HeadError(f"soft targets must be [n, c] or [h, n, c], found shape {host.shape}")
+        sums = host.sum(axis=-1, dtype=np.float64)
+        if not np.allclose(sums, 1.0, atol=1e-4):
+            raise HeadError(
+                f"soft targets must sum to one over classes, found a sum of {sums.ravel()[0]:.4g}"
+                " in the first row; one-dimensional targets must be integers"
+            )
+        if num_classes not in (None, host.shape[-1]):
+            raise HeadError(f"soft targets have {host.shape[-1]} classes, expected {num_classes}")
+        count = host.shape[-1]
+        values = host[None] if host.ndim == 2 else host
+        values = values[..., 1] if count == 2 else np.swapaxes(values, 1, 2)
+        values = jnp.asarray(values, dtype)
+    else:
+        raise HeadError(
+            f"targets must be integers or floats, found dtype {host.dtype}; encode class names "
+            "as 0..c-1"
+        )
+    if count < 2:
+        raise HeadError(f"a logistic head needs at least two classes, found {count}")
+    return Targets(values, count)
+
+
+def class_mass(targets: Array, weights: Array, num_classes: int) -> Float[Array, "h c"]:
+    """Weight of each class, by absolute target."""
+    if num_classes == 2:
+        return jnp.stack(
+            [
+                jnp.sum(weights * jnp.abs(1 - targets), axis=-1),
+                jnp.sum(weights * jnp.abs(targets), axis=-1),
+            ],
+            axis=-1,
+        )
+    if jnp.issubdtype(targets.dtype, jnp.integer):
+        one_class = [jnp.sum(weights * (targets == c), axis=-1) for c in range(num_classes)]
+        return jnp.stack(one_class, axis=-1)
+    return jnp.sum(weights[:, None, :] * jnp.abs(targets), axis=-1)
