@@ -1,0 +1,1 @@
+"""Frozen networks: their architecture, preprocessing and the import of published weights."""
