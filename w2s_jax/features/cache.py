@@ -1,35 +1,24 @@
 """The on-disk form of a FeatureSet: a directory with manifest.json and one .npy file an array.
 
-A save writes into a temporary directory beside the target and renames it when every file is
-flushed, the manifest last; so what has no manifest is half-written and never opens. Opening reads
-the manifest and the file headers only; arrays are memory mapped.
+Opening reads the manifest and the file headers only; arrays are memory mapped. The manifest is
+written last, so what has none is half-written and never opens.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
-import secrets
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from w2s_jax.errors import FeatureError
 from w2s_jax.features import checks
 from w2s_jax.features.checks import SPLITS
-from w2s_jax.features.feature_set import ARRAY_FIELDS, FeatureSet, build_feature_set
-from w2s_jax.features.npyfile import (
-    canonical_dtype,
-    file_checksum,
-    open_npy,
-    row_blocks,
-    write_npy,
-)
+from w2s_jax.features.feature_set import ARRAY_FIELDS, FeatureSet
+from w2s_jax.features.npyfile import canonical_dtype, file_checksum, open_npy
 from w2s_jax.version import __version__
 
 FORMAT_VERSION = 1
@@ -53,51 +42,6 @@ _KEYS = {
 }
 
 
-def save_features(
-    feature_set: FeatureSet,
-    path: str | os.PathLike[str],
-    *,
-    dtype: DTypeLike | None = None,
-    overwrite: bool = False,
-) -> FeatureSet:
-    """Write a feature set as a cache directory, whole or not at all.
-
-    Args:
-        feature_set: what to write; it is checked again.
-        path: directory to create, with its parents.
-        dtype: float16, float32 or float64 to store the features in; default as they are.
-        overwrite: replace a cache that is already there. Readers see the old one or the new one.
-
-    Returns:
-        The cache, opened.
-
-    Raises:
-        FeatureError: the set is not valid, a value does not fit `dtype`, the path exists, or the
-            disk refuses.
-    """
-    path = Path(path)
-    out_dtype = _storage_dtype(feature_set, dtype)
-    checked = _recheck(feature_set)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _check_target(path, overwrite)
-        temporary.mkdir()
-        try:
-            manifest = _write_arrays(checked, temporary, out_dtype)
-            _write_manifest(manifest, temporary / MANIFEST)
-            _sync_directory(temporary)
-            _put_in_place(temporary, path, overwrite)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise FeatureError(
-            f"cannot write the feature cache {path}: {error.strerror or error}; "
-            "nothing was left there, free space or choose another path"
-        ) from error
-    return load_cache(path)
-
-
 def is_cache(path: Path) -> bool:
     """Whether a path is a directory with a cache's manifest."""
     return (path / MANIFEST).is_file()
@@ -117,10 +61,30 @@ def load_cache(
         FeatureError: no cache, half-written, damaged, or of a newer format.
     """
     path = Path(path)
-    source = path
-    if not path.exists() and is_cache(_previous(path)):
-        # A kill between the two renames of an overwrite leaves the old cache whole, but aside.
-        source = _previous(path)
+    for _ in range(10):
+        place = _locate(path)
+        try:
+            feature_set = _open(path, place[0], eta_o, pool)
+        except FeatureError:
+            if _locate(path) == place:
+                raise
+        else:
+            # Another process may have overwritten the cache between two of its files.
+            if _locate(path) == place:
+                return feature_set
+    raise FeatureError(f"{path} is being overwritten again and again; load it when that is over")
+
+
+def _locate(path: Path) -> tuple[Path, int]:
+    """The directory that holds the cache now, and its inode (0 where there is none)."""
+    # A kill between the two renames of an overwrite leaves the old cache whole, but aside.
+    for place in (path, previous_path(path)):
+        with contextlib.suppress(OSError):
+            return place, place.stat().st_ino
+    return path, 0
+
+
+def _open(path: Path, source: Path, eta_o: float | None, pool: str | None) -> FeatureSet:
     manifest = read_manifest(source)
     arrays = _open_arrays(source, manifest)
     sizes = [manifest["split_sizes"][name] for name in SPLITS]
@@ -146,7 +110,7 @@ def load_cache(
         eta_o=stored_eta if eta_o is None else checks.check_eta_o(eta_o),
         pool=pool,
         provenance=manifest["provenance"],
-        path=source,
+        path=path,
     )
     # Fills the cached property, so that the fingerprint needs no read of the arrays.
     feature_set.__dict__["checksums"] = manifest["checksums"]
@@ -200,7 +164,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             raise FeatureError(f"{file} lacks the key {key!r}; write the cache again")
         if not isinstance(manifest[key], kind):
             raise FeatureError(f"{file} has {manifest[key]!r} under {key!r}; write the cache again")
-    if manifest["manifest_checksum"] != _manifest_checksum(manifest):
+    if manifest["manifest_checksum"] != manifest_checksum(manifest):
         raise FeatureError(
             f"{file} does not match its own checksum: it was edited or damaged; write the cache "
             "again (eta_o and pool can be changed when loading)"
@@ -214,6 +178,7 @@ def verify_cache(path: Path) -> None:
     Raises:
         FeatureError: naming the first file that is missing or damaged.
     """
+    path = _locate(path)[0]
     manifest = read_manifest(path)
     _open_arrays(path, manifest)
     for name, expected in manifest["checksums"].items():
@@ -262,153 +227,12 @@ def _table(manifest: Mapping[str, Any]) -> np.ndarray | None:
     return table
 
 
-def _storage_dtype(feature_set: FeatureSet, dtype: DTypeLike | None) -> np.dtype:
-    try:
-        result = np.dtype(feature_set.features.dtype if dtype is None else dtype)
-    except TypeError:
-        result = None
-    if result is None or result.kind != "f" or result.itemsize not in (2, 4, 8):
-        raise FeatureError(
-            f"features cannot be stored as {dtype}; choose float16, float32 or float64"
-        )
-    return result
-
-
-def _recheck(s: FeatureSet) -> FeatureSet:
-    """Validate again: a FeatureSet may have been constructed or altered by hand."""
-    return build_feature_set(
-        s.features,
-        s.labels,
-        attributes=s.attributes,
-        minority=s.minority,
-        split=s.split,
-        ids=s.ids,
-        source_ids=s.source_ids,
-        minority_cells=s.minority_cells,
-        class_names=s.class_names,
-        attribute_names=s.attribute_names,
-        eta_o=s.eta_o,
-        pool=s.pool,
-        name=s.name,
-        backbone=s.backbone,
-        provenance=s.provenance,
-        path=s.path,
-    )
-
-
-def _write_arrays(feature_set: FeatureSet, directory: Path, dtype: np.dtype) -> dict[str, Any]:
-    """Write the arrays and return the manifest that describes them."""
-    checksums = {}
-    for name in ARRAY_FIELDS:
-        array = getattr(feature_set, name)
-        if array is None:
-            continue
-        blocks, kind = row_blocks(array), array.dtype
-        if name == "features":
-            blocks, kind = _checked_blocks(array, dtype), dtype
-        checksums[f"{name}.npy"] = write_npy(directory / f"{name}.npy", blocks, kind, array.shape)
-    stored = dataclasses.replace(feature_set)
-    stored.__dict__["checksums"] = checksums
-    cells = feature_set.minority_cells
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "package_version": __version__,
-        "name": feature_set.name,
-        "backbone": feature_set.backbone,
-        "dtype": dtype.name,
-        "shape": list(feature_set.features.shape),
-        "class_names": list(feature_set.class_names),
-        "attribute_names": list(feature_set.attribute_names),
-        "minority_cells": None if cells is None else cells.tolist(),
-        "eta_o": feature_set.eta_o,
-        "pool": feature_set.pool,
-        "split_sizes": dict(
-            zip(SPLITS, np.bincount(feature_set.split, minlength=3).tolist(), strict=True)
-        ),
-        "checksums": checksums,
-        "fingerprint": stored.fingerprint,
-        "provenance": dict(feature_set.provenance),
-    }
-    return manifest | {"manifest_checksum": _manifest_checksum(manifest)}
-
-
-def _checked_blocks(features: np.ndarray, dtype: np.dtype) -> Iterator[np.ndarray]:
-    """Row blocks in the storage dtype, refusing NaN, infinity and overflow on the way."""
-    # Row blocks differ in length between dtypes, so the narrowed block is cut from the wide one.
-    num_columns = features.shape[1]
-    for block in row_blocks(features):
-        with np.errstate(over="ignore"):
-            narrow = block.astype(canonical_dtype(dtype), copy=False)
-        if not np.isfinite(narrow).all():
-            checks.check_features_finite(features)
-            largest = float(np.abs(block).max())
-            num_bad = int((~np.isfinite(narrow)).sum())
-            raise FeatureError(
-                f"features do not fit {dtype.name}: {num_bad} or more values overflow, the "
-                f"largest found is {largest:.6g} and the limit {np.finfo(dtype).max:.6g} "
-                f"({num_columns} columns); store them as float32 or scale them"
-            )
-        yield narrow
-
-
-def _write_manifest(manifest: Mapping[str, Any], file: Path) -> None:
-    with file.open("x", encoding="utf-8") as stream:
-        json.dump(manifest, stream, indent=2, ensure_ascii=False, allow_nan=False)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _manifest_checksum(manifest: Mapping[str, Any]) -> str:
+def manifest_checksum(manifest: Mapping[str, Any]) -> str:
+    """The sha256 of a manifest's content without this checksum itself."""
     content = {key: value for key, value in manifest.items() if key != "manifest_checksum"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _previous(path: Path) -> Path:
+def previous_path(path: Path) -> Path:
     """Where an overwrite keeps the old cache between its two renames."""
-    return path.with_name(f".{path.name}.previous")
-
-
-def _check_target(path: Path, overwrite: bool) -> None:
-    previous = _previous(path)
-    if not path.exists() and is_cache(previous):
-        os.rename(previous, path)  # An earlier overwrite was killed between its renames.
-    if not os.path.lexists(path):
-        return
-    if not overwrite:
-        raise FeatureError(
-            f"{path} already exists; choose another path, or give overwrite=True to replace it"
-        )
-    if not is_cache(path):
-        raise FeatureError(
-            f"{path} is not a feature cache (it has no {MANIFEST}), so it is not replaced even "
-            "with overwrite=True; remove it or choose another path"
-        )
-
-
-def _put_in_place(temporary: Path, path: Path, overwrite: bool) -> None:
-    """Rename the finished directory to its place, keeping the old one until that is done."""
-    _check_target(path, overwrite)
-    previous = _previous(path)
-    if path.exists():
-        shutil.rmtree(previous, ignore_errors=True)
-        os.rename(path, previous)
-        try:
-            os.rename(temporary, path)
-        except OSError:
-            os.rename(previous, path)
-            raise
-    else:
-        os.rename(temporary, path)
-    _sync_directory(path.parent)
-    shutil.rmtree(previous, ignore_errors=True)
-
-
-def _sync_directory(path: Path) -> None:
-    # Some file systems cannot flush a directory; the renames are then ordered by the system.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    return path.parent / f".{path.name}.previous"

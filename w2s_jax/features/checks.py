@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from w2s_jax.errors import FeatureError
 from w2s_jax.features.npyfile import row_blocks
+from w2s_jax.features.ordering import sort_order
 
 SPLITS = ("train", "val", "test")
 POOLS = {"train": (0,), "train+val": (0, 1)}
@@ -24,11 +25,19 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def as_array(name: str, values: ArrayLike) -> np.ndarray:
-    """`values` as an array; FeatureError where they have no rectangular shape."""
+    """`values` as an array; FeatureError where they are ragged or masked."""
+    if isinstance(values, np.memmap):
+        return values  # Stays recognisable as one.
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise FeatureError(
+            f"{name} has {np.ma.count_masked(values)} masked values; fill or remove them"
+        )
     try:
-        return np.asanyarray(values)
+        return np.asarray(values)
     except ValueError as error:
-        raise FeatureError(f"{name} is not a rectangular array: {error}") from None
+        raise FeatureError(
+            f"{name} is not a rectangular array ({error}); give every row the same length"
+        ) from None
 
 
 def check_features(features: ArrayLike) -> np.ndarray:
@@ -76,7 +85,7 @@ def check_features_finite(features: np.ndarray) -> None:
     check_finite(row_blocks(features), features.shape[1])
 
 
-def check_length(name: str, array: np.ndarray, num_rows: int) -> None:
+def check_length(name: str, array: np.ndarray, num_rows: int, other: str = "features has") -> None:
     """Refuse an array of another shape than [num_rows]."""
     if array.ndim != 1:
         raise FeatureError(
@@ -84,7 +93,7 @@ def check_length(name: str, array: np.ndarray, num_rows: int) -> None:
         )
     if len(array) != num_rows:
         raise FeatureError(
-            f"{name} has {len(array)} rows, but features has {num_rows}; "
+            f"{name} has {len(array)} rows, but {other} {num_rows}; "
             "they must describe the same rows in the same order"
         )
 
@@ -267,11 +276,6 @@ def _check_not_empty(name: str, array: np.ndarray) -> None:
         raise FeatureError(
             f"{name} is empty in {len(empty)} rows, first in row {empty[0]}; fill them in"
         )
-
-
-def sort_order(strings: np.ndarray) -> np.ndarray:
-    """Indices that sort unicode strings [n] by code point."""
-    return np.argsort(strings, kind="stable")
 
 
 def check_names(

@@ -16,6 +16,7 @@ from w2s_jax.features import checks
 from w2s_jax.features import minority as minorities
 from w2s_jax.features.checks import POOLS, SPLITS
 from w2s_jax.features.npyfile import array_checksum
+from w2s_jax.features.ordering import sort_order
 
 # The arrays a cache directory may hold, by field; the optional ones are left out where None.
 ARRAY_FIELDS = ("features", "labels", "minority", "split", "ids", "attributes", "source_ids")
@@ -139,7 +140,7 @@ class FeatureSet:
     @cached_property
     def id_order(self) -> np.ndarray:
         """Indices [n] that sort the rows by id."""
-        return checks.sort_order(self.ids)
+        return sort_order(self.ids)
 
     @cached_property
     def checksums(self) -> Mapping[str, str]:
@@ -169,9 +170,9 @@ class FeatureSet:
         Raises:
             FeatureError: naming the first missing or damaged file.
         """
-        from w2s_jax.features.cache import is_cache, verify_cache
+        from w2s_jax.features.cache import verify_cache
 
-        if self.path is not None and is_cache(self.path):
+        if self.path is not None and not self.path.is_file():
             verify_cache(self.path)
 
 
@@ -193,6 +194,7 @@ def make_feature_set(
     backbone: str = "",
     provenance: Mapping[str, Any] | None = None,
     path: Path | None = None,
+    check_finite: bool = True,
 ) -> FeatureSet:
     """Build a FeatureSet from arrays, after checking everything about them.
 
@@ -218,6 +220,8 @@ def make_feature_set(
         backbone: network that computed the features.
         provenance: anything that JSON can hold.
         path: where the arrays came from.
+        check_finite: False leaves the features unread, for arrays that `save_features` will read
+            and check anyway.
 
     Raises:
         FeatureError: saying which array is wrong, what was found and what to do.
@@ -227,48 +231,6 @@ def make_feature_set(
     >>> s.minority.tolist(), s.groups.tolist(), s.group_names[1]
     ([False, True, False, False], [0, 2, 0, 3], 'y0/a1')
     """
-    result = build_feature_set(
-        features,
-        labels,
-        attributes=attributes,
-        minority=minority,
-        split=split,
-        ids=ids,
-        source_ids=source_ids,
-        minority_cells=minority_cells,
-        class_names=class_names,
-        attribute_names=attribute_names,
-        eta_o=eta_o,
-        pool=pool,
-        name=name,
-        backbone=backbone,
-        provenance=provenance,
-        path=path,
-    )
-    checks.check_features_finite(result.features)
-    return result
-
-
-def build_feature_set(
-    features: ArrayLike,
-    labels: ArrayLike,
-    *,
-    attributes: ArrayLike | None,
-    minority: ArrayLike | None,
-    split: ArrayLike,
-    ids: ArrayLike | None,
-    source_ids: ArrayLike | None,
-    minority_cells: ArrayLike | str | None,
-    class_names: Sequence[str] | None,
-    attribute_names: Sequence[str] | None,
-    eta_o: float | None | Literal["native"],
-    pool: str,
-    name: str,
-    backbone: str,
-    provenance: Mapping[str, Any] | None,
-    path: Path | None,
-) -> FeatureSet:
-    """`make_feature_set` without reading the features: all is checked but NaN and infinity."""
     x = checks.check_features(features)
     n = len(x)
     y, num_classes = checks.check_labels(labels, n)
@@ -315,6 +277,11 @@ def build_feature_set(
         eta_o = _native_eta(m, y, split_codes)
     elif eta_o is not None:
         eta_o = checks.check_eta_o(eta_o)
+    names = checks.check_names("class_names", class_names, num_classes, "y")
+    inner_names = checks.check_names("attribute_names", attribute_names, num_attributes, "a")
+    json_provenance = _json_copy(provenance or {})
+    if check_finite:
+        checks.check_features_finite(x)
     return FeatureSet(
         features=_read_only(x),
         labels=_read_only(y),
@@ -326,11 +293,11 @@ def build_feature_set(
         source_ids=None if sources is None else _read_only(sources),
         name=str(name),
         backbone=str(backbone),
-        class_names=checks.check_names("class_names", class_names, num_classes, "y"),
-        attribute_names=checks.check_names("attribute_names", attribute_names, num_attributes, "a"),
+        class_names=names,
+        attribute_names=inner_names,
         eta_o=eta_o,
         pool=pool,
-        provenance=_json_copy(provenance or {}),
+        provenance=json_provenance,
         path=path,
     )
 

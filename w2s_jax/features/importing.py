@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from w2s_jax.errors import FeatureError
 from w2s_jax.features.feature_set import FeatureSet, make_feature_set
 from w2s_jax.features.npyfile import open_npy
-from w2s_jax.features.tables import as_integers, read_csv, read_npz, require_keys
+from w2s_jax.features.tables import as_integers, naming, read_csv, read_npz, require_keys
 
 NPZ_KEYS = (
     "features",
@@ -57,23 +57,26 @@ def import_npz(
             f"{path} has neither attributes nor minority; found {', '.join(arrays)}, "
             "add one of the two"
         )
-    return make_feature_set(
-        arrays["features"],
-        arrays["labels"],
-        attributes=arrays.get("attributes"),
-        minority=arrays.get("minority"),
-        split=arrays["split"],
-        ids=arrays.get("ids"),
-        source_ids=arrays.get("source_id"),
-        minority_cells=arrays.get("minority_cells") if minority_cells is None else minority_cells,
-        class_names=_names(arrays, "class_names"),
-        attribute_names=_names(arrays, "attribute_names"),
-        eta_o="native" if eta_o is None else eta_o,
-        pool=pool,
-        name=path.stem,
-        provenance={"imported_from": path.name},
-        path=path,
-    )
+    with naming(path):
+        return make_feature_set(
+            arrays["features"],
+            arrays["labels"],
+            attributes=arrays.get("attributes"),
+            minority=arrays.get("minority"),
+            split=arrays["split"],
+            ids=arrays.get("ids"),
+            source_ids=arrays.get("source_id"),
+            minority_cells=arrays.get("minority_cells")
+            if minority_cells is None
+            else minority_cells,
+            class_names=_names(arrays, "class_names"),
+            attribute_names=_names(arrays, "attribute_names"),
+            eta_o="native" if eta_o is None else eta_o,
+            pool=pool,
+            name=path.stem,
+            provenance={"imported_from": path.name},
+            path=path,
+        )
 
 
 def import_npy(
@@ -116,21 +119,22 @@ def import_npy(
         for name in ("labels", "attributes", "minority")
         if name in columns
     }
-    return make_feature_set(
-        features,
-        integers["labels"],
-        attributes=integers.get("attributes"),
-        minority=integers.get("minority"),
-        split=columns["split"],
-        ids=columns.get("ids"),
-        source_ids=columns.get("source_ids"),
-        minority_cells=minority_cells,
-        eta_o="native" if eta_o is None else eta_o,
-        pool=pool,
-        name=path.stem,
-        provenance={"imported_from": [path.name, table.name]},
-        path=path,
-    )
+    with naming(path, table):
+        return make_feature_set(
+            features,
+            integers["labels"],
+            attributes=integers.get("attributes"),
+            minority=integers.get("minority"),
+            split=[value.strip() for value in columns["split"]],
+            ids=columns.get("ids"),
+            source_ids=columns.get("source_ids"),
+            minority_cells=minority_cells,
+            eta_o="native" if eta_o is None else eta_o,
+            pool=pool,
+            name=path.stem,
+            provenance={"imported_from": [path.name, table.name]},
+            path=path,
+        )
 
 
 def _names(arrays: dict[str, np.ndarray], key: str) -> list[str] | None:

@@ -9,6 +9,7 @@ from w2s_jax.errors import FeatureError
 from w2s_jax.features import checks
 from w2s_jax.features.checks import POOLS, SPLITS
 from w2s_jax.features.feature_set import FeatureSet
+from w2s_jax.features.ordering import common_rows
 from w2s_jax.features.predictions import Predictions
 
 
@@ -140,31 +141,27 @@ def _join(
     teacher: FeatureSet | Predictions, student: FeatureSet, join: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Row indices of the common ids, in id order."""
-    left, right = teacher.id_order, student.id_order
-    left_ids, right_ids = teacher.ids[left], student.ids[right]
-    if len(left_ids) == len(right_ids) and np.array_equal(left_ids, right_ids):
-        return left, right
-    # Two sorted runs one after the other: the stable sort merges them in linear time, and a
-    # common id ends up as two neighbours, the teacher's first.
-    merged = np.concatenate([left_ids, right_ids])
-    order = np.argsort(merged, kind="stable")
-    merged = merged[order]
-    twin = np.flatnonzero(merged[1:] == merged[:-1])
-    left_common, right_common = order[twin], order[twin + 1] - len(left_ids)
-    if not len(twin):
+    if np.array_equal(teacher.ids, student.ids):
+        return student.id_order, student.id_order
+    rows = common_rows(teacher.ids, student.ids, teacher.id_order, student.id_order)
+    num_common = len(rows[0])
+    if not num_common:
         raise FeatureError(
             f"teacher {teacher.name!r} and student {student.name!r} have no id in common, for "
-            f"instance {str(left_ids[0])!r} and {str(right_ids[0])!r}; name the rows alike"
+            f"instance {str(teacher.ids[0])!r} and {str(student.ids[0])!r}; name the rows alike"
         )
-    if join == "exact":
-        left_only = np.delete(left_ids, left_common)
-        right_only = np.delete(right_ids, right_common)
+    if join == "exact" and not num_common == len(teacher.ids) == len(student.ids):
+        sides = [
+            f"{_examples(np.delete(side.ids, index))} only in {role} {side.name!r}"
+            for role, side, index in zip(
+                ("teacher", "student"), (teacher, student), rows, strict=True
+            )
+        ]
         raise FeatureError(
-            f"ids differ: {_examples(left_only)} only in teacher {teacher.name!r} and "
-            f"{_examples(right_only)} only in student {student.name!r}, {len(twin)} in both; "
-            'give join="inner" to keep the common rows'
+            f"ids differ: {sides[0]}, {sides[1]}, {num_common} in both; "
+            'give join="inner" to keep the common rows only'
         )
-    return left[left_common], right[right_common]
+    return rows
 
 
 def _examples(ids: np.ndarray) -> str:
@@ -182,6 +179,11 @@ def _check_agreement(
         raise FeatureError(
             f"teacher {teacher.name!r} has the pool {teacher.pool!r} and student "
             f"{student.name!r} {student.pool!r}; load both with the same pool"
+        )
+    if teacher.num_classes != student.num_classes:
+        raise FeatureError(
+            f"teacher {teacher.name!r} has {teacher.num_classes} classes and student "
+            f"{student.name!r} {student.num_classes}; number the classes alike"
         )
     for name in ("labels", "attributes", "minority", "split", "source_ids"):
         left, right = getattr(teacher, name), getattr(student, name)

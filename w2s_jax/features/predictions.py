@@ -14,10 +14,19 @@ from numpy.typing import ArrayLike
 from w2s_jax.errors import FeatureError
 from w2s_jax.features import checks
 from w2s_jax.features.npyfile import array_checksum
-from w2s_jax.features.tables import as_integers, read_csv, read_header, read_npz, require_keys
+from w2s_jax.features.ordering import sort_order
+from w2s_jax.features.tables import (
+    as_integers,
+    naming,
+    read_csv,
+    read_header,
+    read_npz,
+    require_keys,
+)
 
 # Rounding to two decimals passes, percentages and logits do not.
 _SUM_TOLERANCE = 0.02
+_MAX_CLASSES = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +60,7 @@ class Predictions:
     @cached_property
     def id_order(self) -> np.ndarray:
         """Indices [n] that sort the rows by id."""
-        return checks.sort_order(self.ids)
+        return sort_order(self.ids)
 
     def with_num_classes(self, num_classes: int) -> "Predictions":
         """The same predictions with one column for each of `num_classes` classes.
@@ -95,7 +104,8 @@ def load_predictions(path: str | os.PathLike[str]) -> Predictions:
             f"{path} has {', '.join(arrays)}; give exactly one of predictions (a class a row) and "
             "probabilities (a column a class)"
         )
-    return make_predictions(**arrays, name=path.stem)
+    with naming(path):
+        return make_predictions(**arrays, name=path.stem)
 
 
 def make_predictions(
@@ -131,10 +141,18 @@ def make_predictions(
             raise FeatureError(
                 f"predictions is {classes[row]} in row {row}; leave rows without a prediction out"
             )
+        if classes.max() >= _MAX_CLASSES:
+            row = int(np.argmax(classes))
+            raise FeatureError(
+                f"predictions is {classes[row]} in row {row}, but classes are counted from 0 and "
+                f"at most {_MAX_CLASSES}; number them without gaps"
+            )
         matrix = np.eye(max(2, int(classes.max()) + 1), dtype=np.float32)[classes]
     elif probabilities is not None:
         matrix = _check_probabilities(checks.as_array("probabilities", probabilities))
-    id_array = checks.check_ids(ids, len(matrix))
+    id_array = checks.as_array("ids", ids)
+    checks.check_length("ids", id_array, len(matrix), "the predictions have")
+    id_array = checks.check_ids(id_array, len(matrix))
     content = array_checksum(id_array) + array_checksum(matrix)
     return Predictions(
         name=name,

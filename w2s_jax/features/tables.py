@@ -1,10 +1,13 @@
 """Reading the two containers of a user's arrays: .npz archives and CSV tables."""
 
+import contextlib
 import csv
 import difflib
+import lzma
+import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,17 @@ import numpy as np
 from w2s_jax.errors import FeatureError
 from w2s_jax.features.checks import did_you_mean
 from w2s_jax.features.npyfile import read_npy
+
+# What the standard library raises on archives that are cut, overwritten, encrypted or no archive.
+_DAMAGED_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    RuntimeError,
+    ValueError,
+)
 
 
 def read_npz(path: Path, known: Iterable[str]) -> dict[str, np.ndarray]:
@@ -38,13 +52,24 @@ def read_npz(path: Path, known: Iterable[str]) -> dict[str, np.ndarray]:
                 with archive.open(info) as file:
                     result[key] = read_npy(file, info.file_size, f"{key} in {path}")
             return result
+    except FeatureError:
+        raise
     except OSError as error:
         raise FeatureError(f"cannot read {path}: {error.strerror or error}") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except _DAMAGED_ZIP as error:
         raise FeatureError(
             f"{path} is damaged or truncated, not an .npz archive ({error}); write it again with "
             "numpy.savez"
         ) from None
+
+
+@contextlib.contextmanager
+def naming(*paths: Path) -> Iterator[None]:
+    """Put the names of the files before a FeatureError about their content."""
+    try:
+        yield
+    except FeatureError as error:
+        raise FeatureError(f"{' with '.join(map(str, paths))}: {error}") from None
 
 
 def require_keys(
@@ -138,12 +163,13 @@ def as_integers(path: Path, name: str, column: Sequence[str]) -> np.ndarray:
     try:
         return np.array(column, dtype=np.str_).astype(np.int64)
     except (ValueError, OverflowError):
+        integers = np.zeros(len(column), np.int64)
         for row, value in enumerate(column):
             try:
-                np.int64(int(value))
+                integers[row] = int(value)
             except (ValueError, OverflowError):
                 raise FeatureError(
                     f"{name} in {path} is {value!r} in row {row} (counting from 0), not an "
                     "integer; number the values from 0, -1 = unlabelled"
                 ) from None
-        raise
+        return integers
