@@ -138,7 +138,9 @@ def test_a_side_without_attributes_or_sources(both):
     assert_consistent(joined)
     joined = pair(teacher, both(student=minority)[1])
     assert joined.attributes is None
-    assert joined.source_ids is None
+    np.testing.assert_array_equal(joined.source_ids, teacher.source_ids)
+    neither = pair(both(teacher=minority)[0], both(student=minority)[1])
+    assert neither.source_ids is None
 
 
 def test_unknown_join(both):

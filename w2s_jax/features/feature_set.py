@@ -262,7 +262,7 @@ def make_feature_set(
             "neither attributes nor minority is given, so groups are unknown; give attributes "
             "(one integer a row) or minority (one bool a row)"
         )
-    elif minority_cells is not None or attribute_names:
+    elif minority_cells is not None or (attribute_names is not None and len(attribute_names)):
         raise FeatureError(
             "minority_cells or attribute_names is given without attributes; give attributes as "
             "well, or minority alone"
@@ -306,7 +306,7 @@ def _num_attributes(
     minority_cells: ArrayLike | str | None, attribute_names: Sequence[str] | None
 ) -> int | None:
     """How many attributes the table or the names announce; None where neither does."""
-    if attribute_names:
+    if attribute_names is not None and len(attribute_names):
         return len(attribute_names)
     if minority_cells is None or isinstance(minority_cells, str):
         return None

@@ -28,7 +28,7 @@ class FeaturePair:
         split: [m] int8 codes into SPLITS.
         groups: [m] int32 group index of the student's set, -1 = unlabelled.
         attributes: [m] int32 or None.
-        source_ids: [m] unicode or None.
+        source_ids: [m] unicode, of the student or else of the teacher; None where neither has any.
     """
 
     teacher: FeatureSet | Predictions
@@ -112,14 +112,13 @@ def pair(
     if join not in ("exact", "inner"):
         raise FeatureError(f"join is {join!r}; known are 'exact' and 'inner'")
     teacher_index, student_index = _join(teacher, student, join)
-
-    def take(array: np.ndarray | None) -> np.ndarray | None:
-        return None if array is None else np.asarray(array[student_index])
-
     if isinstance(teacher, Predictions):
         teacher = teacher.with_num_classes(student.num_classes)
     else:
         _check_agreement(teacher, student, teacher_index, student_index)
+    sources = _take(student.source_ids, student_index)
+    if sources is None and isinstance(teacher, FeatureSet):
+        sources = _take(teacher.source_ids, teacher_index)
     split = np.asarray(student.split[student_index])
     checks.check_pool(np.bincount(split, minlength=3).tolist(), student.pool)
     return FeaturePair(
@@ -132,9 +131,13 @@ def pair(
         minority=np.asarray(student.minority[student_index]),
         split=split,
         groups=student.groups[student_index],
-        attributes=take(student.attributes),
-        source_ids=take(student.source_ids),
+        attributes=_take(student.attributes, student_index),
+        source_ids=sources,
     )
+
+
+def _take(array: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
+    return None if array is None else np.asarray(array[rows])
 
 
 def _join(
