@@ -1,0 +1,26 @@
+"""Ways to train a student on pseudolabels, one a file."""
+
+import difflib
+
+from w2s_jax.errors import GridError
+from w2s_jax.methods.enhanced import ENHANCED
+from w2s_jax.methods.rounds import Fit, Method, RoundInputs
+from w2s_jax.methods.vanilla import VANILLA
+
+METHODS = {method.name: method for method in (VANILLA, ENHANCED)}
+
+
+def get_method(name: str) -> Method:
+    """The method of a name.
+
+    Raises:
+        GridError: for an unknown name; it lists the known ones.
+    """
+    if name not in METHODS:
+        close = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise GridError(f"unknown method {name!r}; {hint}known: {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+__all__ = ["METHODS", "Fit", "Method", "RoundInputs", "get_method"]

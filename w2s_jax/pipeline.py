@@ -1,0 +1,390 @@
+"""Teacher, pseudolabels, rounds of students: stage by stage, each stage over many heads.
+
+A stage fits every distinct head once. Heads travel between stages as host tables; whatever runs on
+the device has bucketed shapes, so that few programs are ever compiled.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from w2s_jax.heads.lanes import MAX_LANES, fit_rows, row_bucket
+from w2s_jax.heads.lbfgs import Solution, lane_bucket, logits_of
+from w2s_jax.heads.logistic import probabilities_of
+from w2s_jax.heads.losses import cross_entropy
+from w2s_jax.heads.prepared import Prepared
+from w2s_jax.heads.targets import Targets
+from w2s_jax.methods.rounds import Fit, Method, RoundInputs
+from w2s_jax.methods.selection import keep_count
+
+# Bytes of temporary arrays that one batch of heads may take.
+DEFAULT_MEMORY = 1 << 30
+
+
+class Heads(NamedTuple):
+    """A host table of fitted heads in prepared coordinates (see `LogisticHeads` for the rest)."""
+
+    params: Float[np.ndarray, "h k p"]
+    objective: Float[np.ndarray, " h"]
+    gradient_norm: Float[np.ndarray, " h"]
+    gap: Float[np.ndarray, " h"]
+    iterations: Int[np.ndarray, " h"]
+    status: Int[np.ndarray, " h"]
+
+    def take(self, heads: np.ndarray) -> "Heads":
+        """Some of the heads."""
+        return Heads(*(field[heads] for field in self))
+
+    @staticmethod
+    def join(parts: Sequence["Heads"]) -> "Heads":
+        """One table after another."""
+        return Heads(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
+
+
+def _to_host(solution: Solution, num_heads: int) -> Heads:
+    host = jax.device_get(solution)
+    return Heads(*(getattr(host, field)[:num_heads] for field in Heads._fields))
+
+
+def _pad_heads(array: np.ndarray, size: int) -> np.ndarray:
+    """Fills the leading axis up to a bucket by repeating the first head."""
+    return np.concatenate([array, np.repeat(array[:1], size - len(array), axis=0)])
+
+
+def _pad_rows(rows: Int[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
+    """Row indices up to a bucket, and which of them are real."""
+    size = row_bucket(len(rows))
+    padded = np.zeros(size, np.int32)
+    padded[: len(rows)] = rows
+    return padded, np.arange(size) < len(rows)
+
+
+class Labelled(NamedTuple):
+    """Heads to train on one set of labelled rows.
+
+    Attributes:
+        rows: row indices ``[n]``.
+        l2: distinct penalties ``[m]``, one head each.
+    """
+
+    rows: Int[np.ndarray, " n"]
+    l2: Float[np.ndarray, " m"]
+
+
+def fit_labelled(
+    prepared: Prepared,
+    labels: Int[np.ndarray, " n"],
+    tasks: Sequence[Labelled],
+    num_classes: int,
+) -> Heads:
+    """Cross-entropy heads on true labels: teachers, and the student's ceiling.
+
+    Args:
+        prepared: features of all rows.
+        labels: class of every row ``[n]``.
+        tasks: one set of rows each.
+        num_classes: c.
+
+    Returns:
+        All heads, task after task, in the order of each task's penalties.
+    """
+    parts = []
+    for task in tasks:
+        padded, valid = _pad_rows(task.rows)
+        dtype = prepared.x.dtype if num_classes == 2 else jnp.int32
+        for start in range(0, len(task.l2), MAX_LANES):
+            l2 = task.l2[start : start + MAX_LANES]
+            size = lane_bucket(len(l2))
+            solution = fit_rows(
+                prepared,
+                padded,
+                Targets(jnp.asarray(labels[padded][None], dtype), num_classes),
+                weights=jnp.asarray(valid[None], prepared.x.dtype),
+                l2=jnp.asarray(_pad_heads(l2, size), prepared.x.dtype),
+                loss=cross_entropy(),
+                active=jnp.arange(size) < len(l2),
+            )
+            parts.append(_to_host(solution, len(l2)))
+    return Heads.join(parts)
+
+
+@jax.jit
+def _logits(params: Array, x: Array, rows: Array) -> Float[Array, "h k n"]:
+    return logits_of(params, x[rows].T)
+
+
+@jax.jit
+def _correct(params: Array, x: Array, rows: Array, labels: Array) -> Bool[Array, "h n"]:
+    logits = logits_of(params, x[rows].T)
+    if logits.shape[1] == 1:
+        return (logits[:, 0] > 0) == (labels == 1)
+    return jnp.argmax(logits, axis=1) == labels
+
+
+def correctness(
+    prepared: Prepared,
+    heads: Heads,
+    rows: Int[np.ndarray, " n"],
+    labels: Int[np.ndarray, " n"],
+    memory: int = DEFAULT_MEMORY,
+) -> Bool[np.ndarray, "h n"]:
+    """Whether each head is right on each of some rows (the lower class wins ties).
+
+    Args:
+        prepared: features of all rows.
+        heads: a table of heads in these coordinates.
+        rows: rows to evaluate on ``[n]``.
+        labels: class of every row of `prepared`.
+        memory: bytes that the logits of one batch may take.
+    """
+    out = np.empty((len(heads.params), len(rows)), bool)
+    if not len(rows):
+        return out
+    padded, _ = _pad_rows(rows)
+    batch = _batch_size(len(padded) * heads.params.shape[1] * 8, memory)
+    for start in range(0, len(out), batch):
+        params = heads.params[start : start + batch]
+        padded_params = _pad_heads(params, lane_bucket(len(params)))
+        right = _correct(jnp.asarray(padded_params), prepared.x, padded, labels[padded])
+        out[start : start + batch] = np.asarray(right)[: len(params), : len(rows)]
+    return out
+
+
+def _batch_size(bytes_per_head: int, memory: int) -> int:
+    return int(np.clip(memory // max(bytes_per_head, 1), 1, MAX_LANES))
+
+
+def teacher_probabilities(
+    prepared: Prepared, teachers: Heads, rows: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, "t n c"]:
+    """Class probabilities of every teacher on some rows."""
+    padded, _ = _pad_rows(rows)
+    parts = []
+    for start in range(0, len(teachers.params), MAX_LANES):
+        params = teachers.params[start : start + MAX_LANES]
+        padded_params = _pad_heads(params, lane_bucket(len(params)))
+        probabilities = probabilities_of(_logits(jnp.asarray(padded_params), prepared.x, padded))
+        parts.append(np.asarray(probabilities)[: len(params), : len(rows)])
+    return np.concatenate(parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """Students to train with one method.
+
+    Attributes:
+        method: the method.
+        options: its options' values by name.
+        teacher: index of each student's teacher ``[h]``.
+        hyperparameters: values by name, ``[h]`` each; those that the rounds read.
+    """
+
+    method: Method
+    options: Mapping[str, str]
+    teacher: Int[np.ndarray, " h"]
+    hyperparameters: Mapping[str, Float[np.ndarray, " h"]]
+
+
+class Trained(NamedTuple):
+    """The students of one request.
+
+    Attributes:
+        heads: last round's distinct heads.
+        kept: rows of positive weight in the last round, for each distinct head ``[m, n]``.
+        index: which distinct head each student of the request is ``[h]``.
+    """
+
+    heads: Heads
+    kept: Bool[np.ndarray, "m n"]
+    index: Int[np.ndarray, " h"]
+
+
+Rounds = tuple[Fit, ...]
+
+
+class _Task(NamedTuple):
+    """The distinct heads to fit in the last of some rounds.
+
+    Attributes:
+        rounds: the rounds up to this one.
+        origin: each head's predecessor in the round before, its teacher in the first ``[m]``.
+        values: each head's hyperparameters ``[m]``.
+    """
+
+    rounds: Rounds
+    origin: Int[np.ndarray, " m"]
+    values: dict[str, Float[np.ndarray, " m"]]
+
+
+def _plan_rounds(requests: Sequence[Request]) -> tuple[list[_Task], list[Rounds], list[np.ndarray]]:
+    """Tasks in order, and for each request its rounds and the head of each of its students.
+
+    Requests whose rounds begin alike share the heads of these rounds.
+    """
+    rounds = [r.method.rounds(r.options) for r in requests]
+    position = [np.asarray(r.teacher) for r in requests]
+    tasks = []
+    for depth in range(max(map(len, rounds), default=0)):
+        waiting = [i for i, fits in enumerate(rounds) if len(fits) > depth]
+        for prefix in dict.fromkeys(rounds[i][: depth + 1] for i in waiting):
+            members = [i for i in waiting if rounds[i][: depth + 1] == prefix]
+            names = prefix[-1].hyperparameters
+            columns = [np.concatenate([position[i] for i in members])]
+            for name in names:
+                columns.append(np.concatenate([requests[i].hyperparameters[name] for i in members]))
+            distinct, index = np.unique(np.stack(columns, 1), axis=0, return_inverse=True)
+            values = {name: distinct[:, 1 + j] for j, name in enumerate(names)}
+            tasks.append(_Task(prefix, distinct[:, 0].astype(np.int64), values))
+            ends = np.cumsum([len(position[i]) for i in members])[:-1]
+            for i, part in zip(members, np.split(index.ravel(), ends), strict=True):
+                position[i] = part
+    return tasks, rounds, position
+
+
+def count_heads(requests: Sequence[Request]) -> int:
+    """Distinct heads that `StudentStage.train` fits for some requests."""
+    return sum(len(task.origin) for task in _plan_rounds(requests)[0])
+
+
+class _Node(NamedTuple):
+    """The heads of one task, and each one's teacher."""
+
+    heads: Heads
+    kept: np.ndarray
+    teacher: np.ndarray
+
+
+class StudentStage:
+    """Trains students on one draw of unlabelled rows, without ever seeing their labels.
+
+    Args:
+        prepared: the student's features of all rows.
+        rows: unlabelled rows in draw order ``[n]``.
+        teacher_probabilities: of every teacher on these rows ``[t, n, c]``.
+        memory: bytes of temporary arrays that one batch of heads may take.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        rows: Int[np.ndarray, " n"],
+        teacher_probabilities: Float[np.ndarray, "t n c"],
+        memory: int = DEFAULT_MEMORY,
+    ):
+        self._prepared = prepared
+        self._num_rows = len(rows)
+        self._rows, self._valid = _pad_rows(rows)
+        self.num_classes = teacher_probabilities.shape[-1]
+        padding = [(0, 0), (0, len(self._rows) - len(rows)), (0, 0)]
+        self._teacher = np.pad(teacher_probabilities, padding, constant_values=0.5)
+        num_logits = 1 if self.num_classes == 2 else self.num_classes
+        # Logits, residuals, losses and their temporaries, targets, and the round's inputs.
+        per_head = len(self._rows) * 4 * (6 * num_logits + 3 * self.num_classes)
+        self._batch = _batch_size(per_head, memory)
+        self.num_fitted = 0
+
+    def train(self, requests: Sequence[Request]) -> list[Trained]:
+        """Trains all requested students round by round; equal beginnings are trained once."""
+        tasks, rounds, position = _plan_rounds(requests)
+        nodes: dict[Rounds, _Node] = {}
+        for task in tasks:
+            parent = nodes.get(task.rounds[:-1])
+            nodes[task.rounds] = self._fit(task.rounds[-1], parent, task.origin, task.values)
+        return [
+            Trained(nodes[fits].heads, nodes[fits].kept, index)
+            for fits, index in zip(rounds, position, strict=True)
+        ]
+
+    def _fit(
+        self,
+        fit: Fit,
+        parent: _Node | None,
+        origin: Int[np.ndarray, " h"],
+        values: Mapping[str, Float[np.ndarray, " h"]],
+    ) -> _Node:
+        """One round's distinct heads, in batches of similar penalty."""
+        teacher = origin if parent is None else parent.teacher[origin]
+        order = np.argsort(values[fit.l2], kind="stable")
+        parts, kept = [], []
+        for start in range(0, len(order), self._batch):
+            heads = order[start : start + self._batch]
+            size = lane_bucket(len(heads))
+            padded = _pad_heads(heads, size)
+            hyperparameters = self._hyperparameters(values, padded)
+            previous = None
+            if parent is not None:
+                previous = jnp.asarray(parent.heads.params[origin[padded]])
+            targets, weights = _round(
+                fit,
+                previous,
+                self._prepared.x,
+                self._rows,
+                self._valid,
+                jnp.asarray(self._teacher[teacher[padded]]),
+                hyperparameters,
+            )
+            solution = fit_rows(
+                self._prepared,
+                self._rows,
+                Targets(targets, self.num_classes),
+                weights=weights,
+                l2=hyperparameters[fit.l2],
+                loss=fit.loss(hyperparameters),
+                init=previous if fit.warm_start else None,
+                active=jnp.arange(size) < len(heads),
+            )
+            parts.append(_to_host(solution, len(heads)))
+            mask = np.asarray(weights) > 0
+            mask = np.broadcast_to(mask, (size, mask.shape[1]))
+            kept.append(mask[: len(heads), : self._num_rows])
+        self.num_fitted += len(order)
+        back = np.argsort(order)
+        return _Node(Heads.join(parts).take(back), np.concatenate(kept)[back], teacher)
+
+    def _hyperparameters(
+        self, values: Mapping[str, np.ndarray], heads: np.ndarray
+    ) -> dict[str, Array]:
+        dtype = self._prepared.x.dtype
+        traced = {name: jnp.asarray(column[heads], dtype) for name, column in values.items()}
+        if "keep_fraction" in values:
+            fractions = values["keep_fraction"][heads]
+            counts = [keep_count(p, self._num_rows) for p in fractions]
+            traced["keep_count"] = jnp.asarray(counts, jnp.int32)
+        return traced
+
+
+def _round_body(
+    fit: Fit,
+    previous: Array | None,
+    x: Array,
+    rows: Array,
+    valid: Array,
+    teacher: Array,
+    hyperparameters: Mapping[str, Array],
+) -> tuple[Array, Array]:
+    """Targets and weights of one round, in the solver's layout."""
+    num_heads, num_rows, num_classes = teacher.shape
+    num_logits = 1 if num_classes == 2 else num_classes
+    if previous is None:
+        logits = jnp.zeros((num_heads, num_logits, num_rows), x.dtype)
+    else:
+        logits = logits_of(previous, x[rows].T)
+    in_axes = RoundInputs(0, 0, None, 0)  # type: ignore[arg-type]
+    inputs = RoundInputs(teacher.astype(x.dtype), logits, valid, hyperparameters)
+    targets = jax.vmap(fit.targets, (in_axes,))(inputs)
+    if targets.ndim == 3:
+        targets = targets[..., 1] if num_classes == 2 else jnp.swapaxes(targets, 1, 2)
+    elif num_classes == 2:
+        targets = targets.astype(x.dtype)
+    if fit.weights is None:
+        return targets, valid[None].astype(x.dtype)
+    weights = jax.vmap(fit.weights, (in_axes,))(inputs)
+    return targets, jnp.where(valid, weights, 0.0).astype(x.dtype)
+
+
+_round = jax.jit(_round_body, static_argnums=0)

@@ -1,0 +1,19 @@
+"""Grids of experiments: from axes to a plan, to trained heads, to result rows."""
+
+from w2s_jax.sweep.axes import parse_axis
+from w2s_jax.sweep.grid import Config, Grid
+from w2s_jax.sweep.planning import Pair, Plan, plan_grid, resolve_pairs
+from w2s_jax.sweep.runner import run
+from w2s_jax.sweep.store import read_rows
+
+__all__ = [
+    "Config",
+    "Grid",
+    "Pair",
+    "Plan",
+    "parse_axis",
+    "plan_grid",
+    "read_rows",
+    "resolve_pairs",
+    "run",
+]

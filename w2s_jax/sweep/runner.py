@@ -1,0 +1,365 @@
+"""Runs a grid: plans its stages, fits every distinct head once, and returns long result rows."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+from jax.typing import DTypeLike
+from jaxtyping import Float, Int
+
+from w2s_jax.errors import GridError
+from w2s_jax.features import FeatureSet, Predictions
+from w2s_jax.features.scaling import scale_features
+from w2s_jax.heads import Prepared, prepare
+from w2s_jax.heads.prepared import x64_enabled
+from w2s_jax.metrics import GroupedTest, grouped_test
+from w2s_jax.pipeline import (
+    DEFAULT_MEMORY,
+    Heads,
+    Labelled,
+    StudentStage,
+    correctness,
+    fit_labelled,
+    teacher_probabilities,
+)
+from w2s_jax.splits import Draw, Pool
+from w2s_jax.sweep.grid import Config, Grid
+from w2s_jax.sweep.planning import (
+    Chunk,
+    Group,
+    Pair,
+    Plan,
+    TeacherKey,
+    draw_request,
+    plan_grid,
+    teacher_key,
+)
+from w2s_jax.sweep.rows import Scores, assemble, kept_columns, missing_columns
+from w2s_jax.sweep.store import Store, in_order, read_rows
+
+
+def run(
+    grid: Grid | Sequence[Config],
+    *,
+    pairs: Mapping[str, Pair] | None = None,
+    out: str | Path | None = None,
+    progress: bool = False,
+    dtype: DTypeLike = np.float32,
+    memory: int = DEFAULT_MEMORY,
+) -> pd.DataFrame:
+    """Trains all configurations of a grid and returns one long row per configuration and method.
+
+    Args:
+        grid: a `Grid`, or a list of `Config` together with their `pairs`.
+        pairs: resolved pairs by name; default the grid's own.
+        out: a run directory. Rows are committed to it chunk by chunk, rows that are there
+            already are not computed again, and the rows of all its runs are returned.
+        progress: show a progress bar in heads.
+        dtype: of the heads, float32 or float64 (needs ``jax_enable_x64``).
+        memory: bytes that one batch of heads may take on the device.
+
+    Returns:
+        A data frame; the README describes its columns.
+
+    Raises:
+        W2SError: for anything wrong with the grid, the features or the store, before any head is
+            trained.
+    """
+    if np.dtype(dtype) == np.float64 and not x64_enabled():
+        raise GridError(
+            "float64 needs jax_enable_x64; call jax.config.update('jax_enable_x64', True)"
+        )
+    plan = plan_grid(grid, pairs)
+    store = None
+    if out is not None:
+        fingerprints = {name: pair.fingerprints for name, pair in plan.pairs.items()}
+        store = Store(out, fingerprints, _settings(grid, dtype))
+        plan = _without(plan, store.keys(), fingerprints)
+    frames = []
+    total = sum(plan.heads.values())
+    with _bar(total, progress) as bar:
+        runner = _Runner(plan, np.dtype(dtype), memory, bar)
+        for rows in runner.chunks():
+            if store is None:
+                frames.append(rows)
+            else:
+                store.add(rows)
+    if store is not None:
+        return read_rows(store.path)
+    return in_order(pd.concat(frames, ignore_index=True))
+
+
+def _settings(grid: Grid | Sequence[Config], dtype: DTypeLike) -> dict[str, Any]:
+    """What sweep.json records of one run."""
+    recorded: Any = "explicit configurations"
+    if isinstance(grid, Grid):
+        recorded = {f.name: getattr(grid, f.name) for f in dataclasses.fields(grid)}
+        recorded["pairs"] = [_entry_name(entry) for entry in grid.pairs]
+        recorded = {k: list(v) if isinstance(v, tuple) else v for k, v in recorded.items()}
+    devices = sorted({f"{d.platform}:{d.device_kind}" for d in jax.devices()})
+    return {
+        "grid": recorded,
+        "dtype": np.dtype(dtype).name,
+        "jax": jax.__version__,
+        "devices": devices,
+    }
+
+
+def _entry_name(entry: Any) -> str:
+    if isinstance(entry, str):
+        return entry
+    named = (s.name if isinstance(s, FeatureSet | Predictions) else str(s) for s in entry)
+    return ":".join(named)
+
+
+def _without(plan: Plan, done: set[str], fingerprints: Mapping[str, tuple[str, str]]) -> Plan:
+    """The plan without configurations whose rows exist."""
+    groups = []
+    for group in plan.groups:
+        chunks = []
+        for chunk in group.chunks:
+            left = tuple(c for c in chunk.configs if c.key(fingerprints) not in done)
+            if left:
+                chunks.append(Chunk(left, tuple(dict.fromkeys(map(teacher_key, left)))))
+        if chunks:
+            groups.append(dataclasses.replace(group, chunks=tuple(chunks)))
+    return Plan(plan.pairs, tuple(groups))
+
+
+def _bar(total: int, progress: bool) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(
+        total=total,
+        unit="heads",
+        disable=None if progress else True,
+        dynamic_ncols=True,
+        smoothing=0.1,
+        desc="training",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Side:
+    """A teacher's or student's features, ready for heads, and what identifies them."""
+
+    prepared: Prepared
+    key: str
+
+
+class _Runner:
+    """Executes a plan group by group; features are prepared and shared heads fitted once."""
+
+    def __init__(self, plan: Plan, dtype: np.dtype, memory: int, bar: Any):
+        self._plan = plan
+        self._dtype = dtype
+        self._memory = memory
+        self._bar = bar
+        self._sides: dict[tuple[str, str, bool], _Side] = {}
+        self._labelled: dict[tuple[str, bytes, float], Heads] = {}
+        self._pool = functools.cache(lambda name, prior: plan.pairs[name].pool(prior))
+
+    def chunks(self) -> Any:
+        """Yields the result rows of every chunk."""
+        for group in self._plan.groups:
+            yield from self._group(group)
+
+    def _side(self, pair: Pair, scaling: str, teacher: bool) -> _Side:
+        """Prepared features in the pair's row order; the same features are prepared once."""
+        data = pair.data
+        features = data.teacher if teacher else data.student
+        index = data.teacher_index if teacher else data.student_index
+        identity = hashlib.blake2b(digest_size=12)
+        identity.update(features.fingerprint.encode())
+        identity.update(np.ascontiguousarray(index).tobytes())
+        identity.update(data.pool_rows.tobytes())
+        key = (identity.hexdigest(), scaling, teacher)
+        if key not in self._sides:
+            assert isinstance(features, FeatureSet)
+            raw = features.features[index]
+            scaled = scale_features(raw, data.pool_rows, scaling, self._dtype)
+            prepared = prepare(scaled, statistics_rows=data.pool_rows, dtype=self._dtype)
+            self._sides[key] = _Side(prepared, f"{key[0]}/{scaling}")
+        return self._sides[key]
+
+    def _fit_labelled(
+        self, side: _Side, labels: np.ndarray, tasks: Sequence[Labelled], num_classes: int
+    ) -> Heads:
+        """`fit_labelled`, but a head that another pair has fitted is taken from there."""
+        names = [
+            [(side.key, hashlib.blake2b(t.rows.tobytes()).digest(), float(l2)) for l2 in t.l2]
+            for t in tasks
+        ]
+        missing = [
+            Labelled(t.rows, t.l2[[n not in self._labelled for n in own]])
+            for t, own in zip(tasks, names, strict=True)
+        ]
+        missing = [task for task in missing if len(task.l2)]
+        wanted = [name for own in names for name in own]
+        if missing:
+            fitted = fit_labelled(side.prepared, labels, missing, num_classes)
+            new = [name for name in wanted if name not in self._labelled]
+            for i, name in enumerate(new):
+                self._labelled[name] = fitted.take(np.array([i]))
+        heads = Heads.join([self._labelled[name] for name in wanted])
+        if len(self._plan.pairs) == 1:
+            self._labelled.clear()  # no other pair will ask again
+        return heads
+
+    def _group(self, group: Group) -> Any:
+        pair = self._plan.pairs[group.pair]
+        pool = self._pool(group.pair, group.class_prior)
+        test = _grouped_test(pair, pool)
+        draws = {
+            request: pool.draw(group.seed, request)
+            for chunk in group.chunks
+            for request in dict.fromkeys(map(draw_request, chunk.configs))
+        }
+        validation = _Validation(draws, group)
+        student = self._side(pair, group.feature_scaling, teacher=False)
+        teachers, index = self._teachers(pair, group, draws, test, validation)
+        for chunk in group.chunks:
+            rows = draws[draw_request(chunk.configs[0])].unlabelled
+            used = np.array([index[key] for key in chunk.teachers])
+            probabilities = self._probabilities(pair, group, teachers, used, rows)
+            yield self._chunk(
+                chunk, pair, test, validation, student, teachers, used, probabilities, rows
+            )
+
+    def _teachers(
+        self,
+        pair: Pair,
+        group: Group,
+        draws: Mapping[Any, Draw],
+        test: GroupedTest,
+        validation: "_Validation",
+    ) -> tuple[Scores, dict[TeacherKey, int]]:
+        """All teachers of a group, and where each is."""
+        data, num_classes = pair.data, pair.data.student.num_classes
+        if pair.teacher_is_elsewhere:
+            assert isinstance(data.teacher, Predictions)
+            chosen = data.teacher.probabilities[data.teacher_index].argmax(axis=1)
+            right = (chosen == data.labels)[None]
+            scores = Scores(right[:, test.rows], right[:, validation.rows], None)
+            return scores, {key: 0 for key in group.teachers}
+        side = self._side(pair, group.feature_scaling, teacher=True)
+        by_rows: dict[tuple[Any, ...], list[TeacherKey]] = {}
+        labelled: dict[tuple[Any, ...], np.ndarray] = {}
+        for request, draw in draws.items():
+            labelled[(request.eta_l, request.n_labelled)] = draw.labelled
+        for key in group.teachers:
+            by_rows.setdefault(key[:2], []).append(key)
+        tasks = [
+            Labelled(labelled[rows], np.unique([key[3] for key in keys]))
+            for rows, keys in by_rows.items()
+        ]
+        heads = self._fit_labelled(side, data.labels, tasks, num_classes)
+        order = [(rows, l2) for rows, task in zip(by_rows, tasks, strict=True) for l2 in task.l2]
+        place = {entry: i for i, entry in enumerate(order)}
+        self._bar.update(len(order))
+        scores = self._score(side, heads, data.labels, test, validation)
+        return scores, {key: place[(key[:2], key[3])] for key in group.teachers}
+
+    def _score(
+        self,
+        side: _Side,
+        heads: Heads,
+        labels: np.ndarray,
+        test: GroupedTest,
+        validation: "_Validation",
+    ) -> Scores:
+        rows = np.concatenate([test.rows, validation.rows])
+        right = correctness(side.prepared, heads, rows, labels, self._memory)
+        return Scores(right[:, : len(test.rows)], right[:, len(test.rows) :], heads)
+
+    def _probabilities(
+        self, pair: Pair, group: Group, teachers: Scores, used: np.ndarray, rows: np.ndarray
+    ) -> Float[np.ndarray, "t n c"]:
+        if teachers.heads is None:
+            data = pair.data
+            assert isinstance(data.teacher, Predictions)
+            return data.teacher.probabilities[data.teacher_index[rows]][None]
+        side = self._side(pair, group.feature_scaling, teacher=True)
+        return teacher_probabilities(side.prepared, teachers.heads.take(used), rows)
+
+    def _chunk(
+        self,
+        chunk: Chunk,
+        pair: Pair,
+        test: GroupedTest,
+        validation: "_Validation",
+        student: _Side,
+        teachers: Scores,
+        used: Int[np.ndarray, " t"],
+        probabilities: Float[np.ndarray, "t n c"],
+        rows: Int[np.ndarray, " n"],
+    ) -> pd.DataFrame:
+        """Trains one chunk's students and returns its rows."""
+        data = pair.data
+        requests, served = chunk.requests()
+        stage = StudentStage(student.prepared, rows, probabilities, self._memory)
+        trained = stage.train(requests)
+        has_truth = chunk.configs[0].eta_u is not None
+        ceilings = None
+        if has_truth:
+            task = Labelled(rows, chunk.student_l2)
+            heads = self._fit_labelled(student, data.labels, [task], data.student.num_classes)
+            ceilings = self._score(student, heads, data.labels, test, validation)
+        right = minority = None
+        if has_truth:
+            right = probabilities.argmax(axis=-1) == data.labels[rows]
+            minority = data.minority[rows]
+
+        frames = []
+        for request, positions, result in zip(requests, served, trained, strict=True):
+            configs = [chunk.configs[i] for i in positions]
+            slices = [validation.slices[(c.eta_l, c.n_labelled, c.n_validation)] for c in configs]
+            scores = self._score(student, result.heads, data.labels, test, validation)
+            columns = teachers.columns("teacher", used[request.teacher], test, slices)
+            if teachers.heads is None:
+                columns |= {f"teacher_{name}": np.nan for name in ("iterations", "gap")}
+            if ceilings is None:
+                columns |= missing_columns("ceiling", len(configs), test)
+            else:
+                own = np.searchsorted(chunk.student_l2, [c.student_l2 for c in configs])
+                columns |= ceilings.columns("ceiling", own, test, slices)
+            columns |= scores.columns("student", result.index, test, slices)
+            own_right = None if right is None else right[request.teacher]
+            columns |= kept_columns(result.kept, result.index, own_right, minority)
+            frames.append(assemble(configs, pair, test, columns))
+        self._bar.update(stage.num_fitted + (0 if ceilings is None else len(chunk.student_l2)))
+        return pd.concat(frames, ignore_index=True)
+
+
+class _Validation:
+    """The validation sets of a group, one after another, and where each lies."""
+
+    def __init__(self, draws: Mapping[Any, Draw], group: Group):
+        self.slices: dict[tuple[Any, ...], slice] = {}
+        sets, end = [np.empty(0, np.int64)], 0
+        for request, draw in draws.items():
+            key = (request.eta_l, request.n_labelled, request.n_validation)
+            if key not in self.slices:
+                self.slices[key] = slice(end, end + len(draw.validation))
+                sets.append(draw.validation)
+                end += len(draw.validation)
+        self.rows = np.concatenate(sets)
+
+
+def _grouped_test(pair: Pair, pool: Pool) -> GroupedTest:
+    data = pair.data
+    return grouped_test(
+        data.groups,
+        data.test_rows,
+        np.flatnonzero(data.split == 0),
+        names=data.student.group_names,
+        labels=data.student.group_labels,
+        minority=data.student.group_minority,
+        prior=pool.prior,
+    )
