@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from w2s_jax.heads.lbfgs import Problem, Solution, lane_bucket, solve, take_heads
 from w2s_jax.heads.losses import Loss
@@ -74,6 +74,7 @@ def fit_rows(
     loss: Loss,
     fit_intercept: bool = True,
     init: Float[Array, "h k p"] | None = None,
+    active: Bool[Array, " h"] | None = None,
     rtol: float | None = None,
     atol: float | None = None,
     max_iterations: int = 1000,
@@ -82,7 +83,7 @@ def fit_rows(
 
     The engine's entry; `fit_logistic` is the checked one in the caller's coordinates. Targets and
     weights may have a leading axis of 1, shared by all heads. Heads beyond `MAX_LANES` run in
-    chunks of similar l2.
+    chunks of similar l2. Heads that are not `active` are padding: no pass is spent on them.
 
     Returns:
       A `Solution`; its last parameter along p is the intercept, offsets of absent classes included.
@@ -103,6 +104,7 @@ def fit_rows(
                 loss=jax.tree.map(lambda p, heads=heads: p[heads], loss),
                 fit_intercept=fit_intercept,
                 init=None if init is None else init[heads],
+                active=None if active is None else active[heads],
                 rtol=rtol,
                 atol=atol,
                 max_iterations=max_iterations,
@@ -125,6 +127,8 @@ def fit_rows(
     )
     mass = class_mass(values, shares, targets.num_classes)
     status, offset = _initial_status(jnp.broadcast_to(mass, (num_heads, mass.shape[-1])))
+    if active is not None:
+        status = jnp.where(active, status, NO_WEIGHT)
 
     def pad(leaf: Array, fill: float = 0) -> Array:
         """Adds lanes that are finished from the start; what all heads share stays shared."""
