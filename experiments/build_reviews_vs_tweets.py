@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import app, flags
+from absl import app, flags, logging
 
 from w2s_jax.errors import W2SError
 from w2s_jax.extraction import MINILM_EMBEDDINGS, MINILM_LAST, extract_reviews_vs_tweets
@@ -57,11 +57,13 @@ def main(argv: list[str]) -> None:
     """Report the user's errors in one line."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected argument {argv[1]!r}.")
+    logging.set_verbosity(logging.WARNING)
     tfds.disable_progress_bar()
     try:
         build()
     except W2SError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

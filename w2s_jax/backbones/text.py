@@ -1,6 +1,5 @@
 """Texts to feature vectors: tokenisation, batches of bucketed length, encoder and masked mean."""
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Float32, Int
 
 from w2s_jax.backbones.bert import Bert, BertConfig, Layer, layer_index, load_bert, masked_mean
-from w2s_jax.backbones.weights import WeightsError, file_sha256
+from w2s_jax.backbones.weights import WeightsError, file_sha256, read_json
 
 # A text is padded to the first of these that holds it: six programs serve every text.
 LENGTH_BUCKETS = (16, 32, 64, 128, 256, 512)
@@ -151,11 +150,11 @@ class TextEncoder:
         features = np.empty((len(tokens), self.config.hidden_size), np.float32)
         buckets = np.searchsorted(LENGTH_BUCKETS, lengths)
         for bucket in np.unique(buckets):
+            length = min(LENGTH_BUCKETS[bucket], self.config.max_position_embeddings)
             members = np.flatnonzero(buckets == bucket)
             for start in range(0, members.size, batch_size):
                 rows = members[start : start + batch_size]
-                batch = _pad([tokens[row] for row in rows], LENGTH_BUCKETS[bucket], batch_size)
-                ids, attention, special = batch
+                ids, attention, special = _pad([tokens[row] for row in rows], length, batch_size)
                 pooling = attention if pool_special_tokens else attention * (1 - special)
                 means = _encode(self.state, ids, attention, pooling, graph=self.graph, layer=layer)
                 features[rows] = np.asarray(means)[: rows.size]
@@ -187,21 +186,15 @@ def _read_tokenizer(path: Path):
     from tokenizers import Tokenizer
 
     # The library raises a bare Exception for a malformed file, so the form is checked first.
-    try:
-        text = path.read_text(encoding="utf-8")
-        well_formed = "model" in json.loads(text)
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read as a tokenizer.json: {error}") from error
-    if not well_formed:
+    if "model" not in read_json(path):
         raise WeightsError(f"{path} has no tokenizer model; use the published tokenizer.json.")
-    return Tokenizer.from_str(text)
+    return Tokenizer.from_file(str(path))
 
 
 def _read_max_length(path: Path, limit: int) -> int:
     if not path.is_file():
         return limit
-    try:
-        length = json.loads(path.read_text(encoding="utf-8")).get("max_seq_length")
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read: {error}") from error
-    return limit if length is None else min(int(length), limit)
+    length = read_json(path).get("max_seq_length") or limit
+    if not isinstance(length, int):
+        raise WeightsError(f"{path} has max_seq_length {length!r}, expected a whole number.")
+    return min(length, limit)

@@ -7,11 +7,13 @@ numbers and names, so nothing in them can run.
 
 import hashlib
 import importlib.util
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -75,6 +77,27 @@ def installed_folder(package: str, subfolder: str) -> Path | None:
         if folder.is_dir():
             return folder
     return None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds one object.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its content.
+
+    Raises:
+        WeightsError: The file does not exist or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read as JSON: {error}; download it again.") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} does not hold a JSON object; download it again.")
+    return content
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -156,10 +179,9 @@ def load_weights(
         if value.shape != leaf.shape:
             misshaped.append(f"{source.name} {value.shape} instead of {leaf.shape}")
             continue
-        value = np.ascontiguousarray(value, dtype=leaf.dtype)
         if not np.isfinite(value).all():
             not_finite.append(source.name)
-        filled.append((path, leaf.replace(value)))
+        filled.append((path, leaf.replace(jnp.asarray(value, dtype=leaf.dtype))))
     problems += [
         _problem("misshaped tensors (in our layout)", misshaped),
         _problem("tensors that are not finite", not_finite),

@@ -18,7 +18,6 @@ Minority cells are negative tweets and positive reviews: most tweets of the sour
 """
 
 import hashlib
-import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,16 +26,14 @@ from typing import NamedTuple
 
 import tensorflow_datasets as tfds
 
-from w2s_jax.datasets.archives import DatasetError, read_files
+from w2s_jax.datasets.archives import DatasetError
+from w2s_jax.datasets.vader import read_rated_texts
 
 CLASS_NAMES = ("negative", "positive")
 ATTRIBUTE_NAMES = ("review", "tweet")
 # [class, attribute]
 MINORITY_CELLS = ((False, True), (True, False))
 
-FILE_NAMES = ("movieReviewSnippets_GroundTruth.txt", "tweets_GroundTruth.txt")
-ARCHIVE_NAME = "hutto_ICWSM_2014.tar.gz"
-MAX_RATING = 4.0
 RATING_THRESHOLD = 0.5
 REVIEWS_PER_CLASS = 3200
 TEST_FRACTION = 0.3
@@ -56,52 +53,24 @@ class Text(NamedTuple):
     split: str = ""
 
 
-def read_text_files(source: str | Path) -> dict[str, bytes]:
-    """The two files of rated texts.
+def keep_rated(source: str | Path) -> list[Text]:
+    """Rule 1: reviews, then tweets, with a rating beyond the threshold, in file order.
 
     Args:
-        source: The `vaderSentiment` source distribution, the archive `hutto_ICWSM_2014.tar.gz`
-            inside of it, or a folder with the extracted files or either archive.
-
-    Returns:
-        File name to content, movie reviews first.
-
-    Raises:
-        DatasetError: A file is absent or ambiguous, or the archive is damaged or unsafe.
-    """
-    source = Path(source)
-    if source.is_dir():
-        archives = sorted(source.glob("vaderSentiment-*.tar.gz"))
-        source = archives[-1] if archives else source
-    return read_files(source, FILE_NAMES, nested=ARCHIVE_NAME)
-
-
-def read_rated_texts(source: str | Path) -> list[Text]:
-    """Texts beyond the rating threshold, reviews before tweets, each in file order.
-
-    Args:
-        source: As for `read_text_files`.
+        source: As for `w2s_jax.datasets.vader.read_text_files`.
 
     Returns:
         The texts, duplicates included.
 
     Raises:
-        DatasetError: A file is absent, or a line is not id, rating and text.
+        DatasetError: A file is absent or malformed.
     """
-    files = read_text_files(source)
-    texts = []
-    for attribute, name in enumerate(FILE_NAMES):
-        seen = set()
-        for number, line in enumerate(_lines(files[name], name), start=1):
-            identifier, rating, text = _parse(line, f"{name}, line {number}")
-            if identifier in seen:
-                raise DatasetError(f"{name}, line {number}: id {identifier} occurs twice.")
-            seen.add(identifier)
-            if abs(rating) > RATING_THRESHOLD:
-                texts.append(
-                    Text(f"{'rt'[attribute]}{identifier}", text, int(rating > 0), attribute)
-                )
-    return texts
+    return [
+        Text(f"{'rt'[attribute]}{rated.id}", rated.text, int(rated.rating > 0), attribute)
+        for attribute, texts in enumerate(read_rated_texts(source))
+        for rated in texts
+        if abs(rated.rating) > RATING_THRESHOLD
+    ]
 
 
 def remove_duplicates(texts: Sequence[Text]) -> list[Text]:
@@ -201,7 +170,7 @@ def make_texts(
     """The benchmark's texts by all four rules, with their numbers checked.
 
     Args:
-        source: As for `read_text_files`.
+        source: As for `w2s_jax.datasets.vader.read_text_files`.
         reviews_per_class: Reviews to keep of each class.
         rated_counts: Expected counts after rule 1; None checks nothing.
         split_counts: Expected counts after rule 4; None checks nothing.
@@ -212,7 +181,7 @@ def make_texts(
     Raises:
         DatasetError: A file is absent or malformed, or a count differs.
     """
-    rated = read_rated_texts(source)
+    rated = keep_rated(source)
     _check_counts("texts beyond the rating threshold", count_rated(rated), rated_counts)
     texts = assign_splits(sample_reviews(remove_duplicates(rated), reviews_per_class))
     _check_counts("training and test texts", count_splits(texts), split_counts)
@@ -223,7 +192,7 @@ class ReviewsVsTweets(tfds.core.GeneratorBasedBuilder):
     """TFDS builder of `reviews_vs_tweets`; needs no TensorFlow with `as_data_source`.
 
     Args:
-        texts: As for `read_text_files`; None looks into TFDS's manual folder.
+        texts: As for `make_texts`; None looks into TFDS's manual folder.
         **kwargs: Of `tfds.core.DatasetBuilder`, such as `data_dir`; files are array_record.
     """
 
@@ -274,35 +243,6 @@ class ReviewsVsTweets(tfds.core.GeneratorBasedBuilder):
             example = text._asdict()
             del example["split"]
             yield row, example
-
-
-def _lines(content: bytes, name: str) -> list[str]:
-    # Not splitlines: it also splits at characters that occur inside texts.
-    try:
-        lines = content.decode("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{name} is not UTF-8 ({error}); download it again.") from error
-    if lines[-1] == "":
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]
-
-
-def _parse(line: str, where: str) -> tuple[int, float, str]:
-    fields = line.split("\t")
-    if len(fields) != 3:
-        raise DatasetError(f"{where} has {len(fields)} fields, expected id, rating and text.")
-    identifier, rating, text = fields
-    if not re.fullmatch(r"[1-9][0-9]*", identifier):
-        raise DatasetError(f"{where}: id {identifier!r} is not a positive whole number.")
-    try:
-        value = float(rating)
-    except ValueError:
-        value = math.nan
-    if not abs(value) <= MAX_RATING:
-        raise DatasetError(f"{where}: rating {rating!r} is not a number in -4 … 4.")
-    if not text.strip():
-        raise DatasetError(f"{where} has no text.")
-    return int(identifier), value, text
 
 
 def _unit_hash(purpose: str, identifier: str) -> float:
