@@ -1,5 +1,8 @@
 """Errors a user can cause; each says what was wrong, what was found and what to do."""
 
+import sys
+from collections.abc import Callable
+
 
 class W2SError(ValueError):
     """Base of every error that bad input causes; scripts print it in one line and exit with 2."""
@@ -23,3 +26,22 @@ class GridError(W2SError):
 
 class StoreError(W2SError):
     """A result store cannot be read, written or continued."""
+
+
+def script(main: Callable[[], None]) -> Callable[[list[str]], None]:
+    """Makes a script's ``main`` ready for ``absl.app.run``: bad input ends in one line, exit 2.
+
+    Args:
+        main: takes nothing; its settings are flags.
+    """
+
+    def run(argv: list[str]) -> None:
+        try:
+            if len(argv) > 1:
+                raise W2SError(f"unexpected argument {argv[1]!r}; settings are flags --name=value")
+            main()
+        except W2SError as error:
+            sys.stderr.write(f"error: {error}\n")
+            sys.exit(2)
+
+    return run
