@@ -1,5 +1,6 @@
 """Errors a user can cause; each says what was wrong, what was found and what to do."""
 
+import logging
 import sys
 from collections.abc import Callable
 
@@ -36,6 +37,8 @@ def script(main: Callable[[], None]) -> Callable[[list[str]], None]:
     """
 
     def run(argv: list[str]) -> None:
+        # JAX tells every start that there is no TPU.
+        logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
         try:
             if len(argv) > 1:
                 raise W2SError(f"unexpected argument {argv[1]!r}; settings are flags --name=value")

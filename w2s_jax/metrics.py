@@ -149,5 +149,5 @@ def pgr(
     [0.5]
     """
     room = ceiling - teacher
-    defined = room > 1 / num_test
+    defined = room > (1 + 1e-9) / num_test
     return np.where(defined, (student - teacher) / np.where(defined, room, 1.0), np.nan)

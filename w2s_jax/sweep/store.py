@@ -107,7 +107,7 @@ class Store:
         name = hashlib.blake2b("".join(rows["key"]).encode(), digest_size=12).hexdigest()
         sink = pa.BufferOutputStream()
         table = pa.Table.from_pandas(rows, preserve_index=False)
-        pq.write_table(table, sink, compression="zstd")
+        pq.write_table(table, sink, compression="zstd", write_statistics=False)
         _write_atomically(self._rows / f"{name}.parquet", sink.getvalue().to_pybytes())
 
 
