@@ -1,0 +1,109 @@
+"""Numbers as text, and the plain-text table for the terminal."""
+
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from w2s_jax.report.choices import analyses, extent_note, pq_note
+from w2s_jax.report.columns import equals, where
+from w2s_jax.report.frame import methods, show, split
+from w2s_jax.report.tables import setting_table
+
+WIDTH = 100
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A difference with its sign: +1.20, -0.35, 0.00; a dash where it does not exist."""
+    if not np.isfinite(value):
+        return "–"
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text
+
+
+def plain(value: float, digits: int = 1) -> str:
+    """A level without sign; a dash where it does not exist."""
+    return f"{value:.{digits}f}" if np.isfinite(value) else "–"
+
+
+def with_interval(value: float, low: float, high: float, digits: int = 2) -> str:
+    """A difference with limits, +1.20 [+0.31, +2.09]; alone where there is no interval."""
+    text = signed(value, digits)
+    if np.isfinite(low) and np.isfinite(high):
+        text += f" [{signed(low, digits)}, {signed(high, digits)}]"
+    return text
+
+
+def points(line: pd.Series, name: str, digits: int = 2) -> str:
+    """A difference of a table in percentage points, with its interval."""
+    values = [100 * float(line[column]) for column in (name, f"{name}_low", f"{name}_high")]
+    return with_interval(values[0], values[1], values[2], digits)
+
+
+def format_table(
+    rows: pd.DataFrame,
+    *,
+    eta_t: float | Sequence[float] = (0.1, 0.5),
+    keep_fraction: float | None = None,
+    gce_q: float | None = None,
+) -> str:
+    """The result rows as a short text table, at most 100 columns wide.
+
+    One block a pair, method and eta_t; one line a setting (eta_l, eta_u): accuracies in percent of
+    teacher, vanilla student, method and ceiling at eta_t, gain (vanilla - teacher) and effect of
+    retraining (method - vanilla) in percentage points with 95 % intervals over seeds and test rows.
+    l2 is chosen by validation where the rows allow it, else the middle of the grid is shown.
+
+    Raises:
+        ReportError: Rows that cannot be read, or a (p, q) that no row has.
+    """
+    metrics = [eta_t] if isinstance(eta_t, int | float) else list(eta_t)
+    blocks = []
+    for analysis in analyses(rows):
+        table = setting_table(
+            analysis.chosen, metrics=metrics, keep_fraction=keep_fraction, gce_q=gce_q
+        )
+        names = methods(analysis.chosen)
+        notes = [analysis.l2_note, pq_note(analysis.chosen, keep_fraction, gce_q)]
+        if analysis.label:
+            notes.insert(0, f"{analysis.label}.")
+        blocks.append(_wrap(" ".join(note for note in notes if note)))
+        for values, pair in split(table, ("pair",)):
+            extent = extent_note(
+                where(analysis.chosen, equals(analysis.chosen, "pair", values["pair"]))
+            )
+            for name in names or ["vanilla"]:
+                for metric in metrics:
+                    part = where(
+                        pair, equals(pair, "variant", name) & equals(pair, "metric", metric)
+                    )
+                    if len(part):
+                        blocks.append(_block(part, values["pair"], name, metric, extent))
+    return "\n\n".join(blocks)
+
+
+def _wrap(text: str) -> str:
+    return textwrap.fill(text, WIDTH)
+
+
+def _block(part: pd.DataFrame, pair: str, name: str, metric: float, extent: str) -> str:
+    has_method = name != "vanilla"
+    short = name if len(name) <= 8 else "method"
+    title = f"{pair}: accuracy (%) at eta_t = {show(metric)}; {extent}"
+    if short != name and has_method:
+        title += f"; method: {name}"
+    head = f"{'eta_l':>5} {'eta_u':>6} {'teacher':>8} {'vanilla':>8}"
+    head += f" {short:>8}" if has_method else ""
+    head += f" {'ceiling':>8}  {'gain (points)':>23}"
+    head += f"  {'retraining (points)':>23}" if has_method else ""
+    lines = [_wrap(title), head, "-" * len(head)]
+    for _, line in part.iterrows():
+        text = f"{show(line['eta_l']):>5} {show(line['eta_u']):>6}"
+        levels = ["teacher", "vanilla", *(["method_accuracy"] if has_method else []), "ceiling"]
+        for level in levels:
+            text += f" {plain(100 * float(line[level])):>8}"
+        text += f"  {points(line, 'gain'):>23}"
+        text += f"  {points(line, 'effect'):>23}" if has_method else ""
+        lines.append(text)
+    return "\n".join(lines)
