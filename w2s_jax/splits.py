@@ -249,7 +249,8 @@ class Pool:
         starts = np.searchsorted(self._cell[order], np.arange(2 * self.num_classes + 1))
         rank = np.empty(len(order), np.int64)
         rank[order] = np.arange(len(order)) - starts[self._cell[order]]
-        return rank, np.argsort(own, kind="stable")
+        # Another hash than the ranks': how deep a cell is drawn from must not show in the order.
+        return rank, np.argsort(_mix(~self._id_hash, seed), kind="stable")
 
     def draw(self, seed: int, request: Request) -> Draw:
         """Draws the rows of one seed.
