@@ -77,7 +77,7 @@ def extract_text_features(
         encoder: The frozen backbone.
         output: Which of its layers, pooled how.
         batch_size: Texts per call of the network; the features do not depend on it beyond float32
-            rounding (at most 2e-6).
+            rounding (at most 5e-6).
         provenance: Facts to store beside those of the encoder.
 
     Returns:

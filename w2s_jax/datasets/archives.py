@@ -5,7 +5,6 @@ import tarfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 from w2s_jax.errors import W2SError
 
@@ -64,7 +63,7 @@ def _read_folder(folder: Path, names: set[str]) -> dict[str, bytes]:
     return found
 
 
-def _read_tar(stream: IO[bytes], names: set[str], where: str) -> dict[str, bytes]:
+def _read_tar(stream: io.BufferedIOBase, names: set[str], where: str) -> dict[str, bytes]:
     found = {}
     try:
         with tarfile.open(fileobj=stream, mode="r:*") as archive:

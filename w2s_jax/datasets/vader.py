@@ -69,6 +69,8 @@ def _parse(content: bytes, name: str) -> list[RatedText]:
         raise DatasetError(f"{name} is not UTF-8 ({error}); download it again.") from error
     if lines[-1] == "":
         lines.pop()
+    if not lines:
+        raise DatasetError(f"{name} is empty; download it again.")
     texts, seen = [], set()
     for number, line in enumerate(lines, start=1):
         text = _parse_line(line.removesuffix("\r"), f"{name}, line {number}")
