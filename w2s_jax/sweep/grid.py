@@ -81,17 +81,19 @@ class Config:
         options = {
             name: getattr(self, name) if name in method.options else None for name in OPTIONS
         }
+        self._refuse_missing([name for name in method.options if options[name] is None])
         read = hyperparameters_of(method, tuple(sorted(self.options().items())))
         values: dict[str, Any] = {
             name: getattr(self, name) if name in read else None for name in METHOD_HYPERPARAMETERS
         }
         if "retrain_l2" in read and values["retrain_l2"] is None:
             values["retrain_l2"] = self.student_l2
-        missing = [n for n in read if n in values and values[n] is None]
-        missing += [n for n in method.options if options[n] is None]
-        if missing:
-            raise GridError(f"method {self.method!r} needs {', '.join(missing)}; give a value")
+        self._refuse_missing([name for name in read if name in values and values[name] is None])
         return dataclasses.replace(self, **options, **values)
+
+    def _refuse_missing(self, names: Sequence[str]) -> None:
+        if names:
+            raise GridError(f"method {self.method!r} needs {', '.join(names)}; give a value")
 
     def key(self, fingerprints: Mapping[str, tuple[str, str]]) -> str:
         """Identity of the result row: a hash of the fields the method reads.

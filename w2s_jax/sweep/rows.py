@@ -177,7 +177,8 @@ def assemble(
     student = rows["student_accuracy"].to_numpy(np.float64)
     rows["pgr"] = pgr(student, teacher, ceiling, int(test.counts.sum()))
     optional = ("eta_l", "eta_u", "teacher_l2", "keep_fraction", "gce_q", "retrain_l2")
-    return rows.astype({name: "float64" for name in optional})
+    text = ("pseudolabels", "retrain_targets", "retrain_init")
+    return rows.astype({**dict.fromkeys(optional, "float64"), **dict.fromkeys(text, "str")})
 
 
 def vanilla_of(config: Config) -> Config:

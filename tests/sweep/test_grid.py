@@ -1,0 +1,159 @@
+import dataclasses
+
+import pytest
+
+from tests.toy import toy_set
+from w2s_jax.errors import DrawError, GridError
+from w2s_jax.sweep import Config, Grid, parse_axis, plan_grid, resolve_pairs
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("0.1,0.5", (0.1, 0.5)),
+        ("0:0.5:11", (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)),
+        ("1e-4:1:5:log", (1e-4, 1e-3, 1e-2, 0.1, 1.0)),
+        ("eta_o, 0.3", ("eta_o", 0.3)),
+        ("unlabelled", ("unlabelled",)),
+    ],
+)
+def test_axes(text, values):
+    assert parse_axis(text, "eta_u") == values
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a", "0:1", "0:1:x", "0:1:1", "0:1:3:lin", "-1:1:3:log", "1;2"]
+)
+def test_unreadable_axes(text):
+    with pytest.raises(GridError, match="--eta_u: cannot read"):
+        parse_axis(text, "eta_u")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("eta_l", 1.2, r"eta_l must be a number in \[0, 1\], or eta_o; found 1.2"),
+        ("eta_u", -0.1, "or eta_o or unlabelled; found -0.1"),
+        ("eta_u", "half", "found 'half'"),
+        ("n_labelled", 0, "n_labelled must be a whole number"),
+        ("n_unlabelled", 10.5, "found 10.5"),
+        ("teacher_l2", -1.0, "teacher_l2 must be"),
+        ("student_l2", float("nan"), "student_l2 must be"),
+        ("keep_fraction", 0.0, r"\(0, 1\]"),
+        ("gce_q", 1.5, "gce_q"),
+        ("seeds", -1, "seeds"),
+        ("seeds", True, "found True"),
+        ("n_validation", -1, "n_validation"),
+        ("eta_o", 2.0, "eta_o"),
+        ("methods", "vanila", "did you mean 'vanilla'"),
+        ("methods", (), "methods has no values"),
+        ("feature_scaling", "max", "known: rms, none, standardize"),
+        ("class_prior", "uniform", "known: equal, pool"),
+        ("pseudolabels", "firm", "known: hard, soft"),
+        ("pairs", (), "pairs has no values"),
+    ],
+)
+def test_impossible_values_fail_before_anything_is_loaded(field, value, message):
+    with pytest.raises(GridError, match=message):
+        Grid(**{"pairs": "a:b", field: value})
+
+
+def test_forms_of_pairs():
+    assert Grid(pairs="a:b").pairs == ("a:b",)
+    assert Grid(pairs=("a", "b")).pairs == (("a", "b"),)
+    assert Grid(pairs=["a:b", "c:d"]).pairs == ("a:b", "c:d")
+    assert Grid(pairs=("a:b", "c:d")).pairs == ("a:b", "c:d")
+    assert Grid(pairs=[("a", "b")]).pairs == (("a", "b"),)
+
+
+def test_only_what_a_method_reads_is_in_its_configurations():
+    grid = Grid(
+        pairs="a:b",
+        eta_l=0.1,
+        eta_u=0.1,
+        seeds=0,
+        keep_fraction=(0.2, 0.5),
+        gce_q=(0.5, 0.7),
+        retrain_targets=("teacher", "student"),
+    )
+    configs = list(grid.configs({"a:b": None}))
+    assert sum(c.method == "vanilla" for c in configs) == 1
+    assert sum(c.method == "enhanced" for c in configs) == 8
+    assert all(c.retrain_l2 == c.student_l2 for c in configs if c.method == "enhanced")
+
+
+def config(**changes):
+    base = Config("a:b", "vanilla", 0, 0.1, 0.3, 50, 100, 0, 0.01, 0.1)
+    return dataclasses.replace(base, **changes).canonical()
+
+
+def test_keys_hash_what_is_read_and_nothing_else():
+    prints = {"a:b": ("t", "s"), "c:d": ("t", "s")}
+    key = config().key(prints)
+    assert config(gce_q=0.7, keep_fraction=0.5, retrain_init="warm").key(prints) == key
+    assert config(pair="c:d").key(prints) == key  # a name is no number
+    assert config().key({"a:b": ("t", "other")}) != key
+    for change in ({"seed": 1}, {"student_l2": 0.2}, {"eta_u": None}, {"pseudolabels": "soft"}):
+        assert config(**change).key(prints) != key
+    implied = config(
+        method="enhanced",
+        gce_q=0.7,
+        keep_fraction=0.5,
+        retrain_targets="teacher",
+        retrain_init="zero",
+    )
+    given = dataclasses.replace(implied, retrain_l2=0.1).canonical()
+    assert implied.key(prints) == given.key(prints)
+
+
+@pytest.fixture(scope="module")
+def sets():
+    return toy_set("weak", seed=1), toy_set("strong", seed=2)
+
+
+def test_eta_o_is_the_benchmarks_own_fraction(sets):
+    plan = plan_grid(Grid(pairs=(sets,), eta_l="eta_o", eta_u=0.5, n_labelled=50, n_unlabelled=100))
+    native = sets[1].eta_o
+    assert native is not None
+    assert plan.groups[0].chunks[0].configs[0].eta_l == native
+    given = Grid(pairs=(sets,), eta_l="eta_o", eta_o=0.2, n_labelled=50, n_unlabelled=100)
+    assert plan_grid(given).groups[0].chunks[0].configs[0].eta_l == 0.2
+
+
+def test_eta_o_must_be_given_where_there_is_none():
+    with pytest.raises(GridError, match="has no natural minority fraction"):
+        plan_grid(
+            Grid(
+                pairs="reviews_vs_tweets/minilm_embeddings:reviews_vs_tweets/minilm_last",
+                eta_l="eta_o",
+            )
+        )
+
+
+def test_infeasible_draws_fail_in_the_plan(sets):
+    with pytest.raises(DrawError, match="largest n_unlabelled"):
+        plan_grid(Grid(pairs=(sets,), n_labelled=50, n_unlabelled=10_000))
+
+
+@pytest.mark.parametrize("entry", ["a", "a:b:c", ":b", ("a",)])
+def test_what_is_no_pair(entry):
+    with pytest.raises(GridError, match="a pair is teacher:student"):
+        resolve_pairs([entry])
+
+
+def test_two_pairs_of_one_name(sets):
+    other = toy_set("weak", seed=7)
+    with pytest.raises(GridError, match="two different pairs are called 'weak:strong'"):
+        resolve_pairs([sets, (other, sets[1])])
+
+
+def test_unknown_shipped_name_lists_the_known_ones():
+    with pytest.raises(ValueError, match="reviews_vs_tweets/minilm_last"):
+        resolve_pairs(["reviews_vs_tweets/minilm_lst:reviews_vs_tweets/minilm_last"])
+
+
+def test_the_plan_describes_itself(sets):
+    plan = plan_grid(Grid(pairs=(sets,), eta_u=0.3, seeds=(0, 1), n_labelled=50, n_unlabelled=100))
+    text = plan.describe()
+    assert "8 configurations" in text
+    assert "4 teachers, 8 students, 2 ceilings" in text

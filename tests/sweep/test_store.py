@@ -1,0 +1,120 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.toy import toy_set
+from w2s_jax.errors import StoreError
+from w2s_jax.sweep import Grid, read_rows, run
+from w2s_jax.sweep.store import Store
+
+SMALL = {
+    "eta_l": 0.2,
+    "eta_u": (0.3, 0.5),
+    "n_labelled": 60,
+    "n_unlabelled": 120,
+    "seeds": (0, 1),
+}
+
+
+@pytest.fixture(scope="module")
+def sets():
+    return toy_set("weak", signal=0.5, seed=1), toy_set("strong", signal=1.2, seed=2)
+
+
+def test_rows_from_disk_equal_rows_in_memory(sets, tmp_path):
+    grid = Grid(pairs=(sets,), **SMALL)
+    stored, direct = run(grid, out=tmp_path / "run"), run(grid)
+    pd.testing.assert_frame_equal(stored, direct, check_exact=True)
+    pd.testing.assert_frame_equal(read_rows(tmp_path / "run"), direct, check_exact=True)
+    manifest = json.loads((tmp_path / "run" / "sweep.json").read_text())
+    assert manifest["pairs"]["weak:strong"]["student"] == sets[1].fingerprint
+    assert manifest["runs"][0]["grid"]["eta_u"] == [0.3, 0.5]
+    assert manifest["runs"][0]["devices"] == ["cpu:cpu"]
+
+
+def test_what_exists_is_not_computed_again(sets, tmp_path, monkeypatch):
+    run(Grid(pairs=(sets,), **SMALL), out=tmp_path)
+    parts = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "rows").iterdir()}
+    fitted = []
+    from w2s_jax import pipeline
+
+    original = pipeline.fit_rows
+    monkeypatch.setattr(pipeline, "fit_rows", lambda *a, **k: fitted.append(1) or original(*a, **k))
+    run(Grid(pairs=(sets,), **SMALL), out=tmp_path)
+    assert not fitted
+    rows = run(Grid(pairs=(sets,), **{**SMALL, "seeds": (0, 1, 2)}), out=tmp_path)
+    assert fitted
+    assert sorted(rows["seed"].unique()) == [0, 1, 2]
+    assert rows["key"].is_unique
+    after = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "rows").iterdir()}
+    assert parts.items() <= after.items()
+
+
+def test_an_interrupted_run_goes_on(sets, tmp_path, monkeypatch):
+    class Stop(Exception):
+        pass
+
+    original, calls = Store.add, []
+
+    def stops(self, rows):
+        if len(calls) == 2:
+            raise Stop
+        calls.append(1)
+        original(self, rows)
+
+    monkeypatch.setattr(Store, "add", stops)
+    with pytest.raises(Stop):
+        run(Grid(pairs=(sets,), **SMALL), out=tmp_path / "cut")
+    monkeypatch.setattr(Store, "add", original)
+    assert len(read_rows(tmp_path / "cut")) == 4
+    resumed = run(Grid(pairs=(sets,), **SMALL), out=tmp_path / "cut")
+    whole = run(Grid(pairs=(sets,), **SMALL), out=tmp_path / "whole")
+    pd.testing.assert_frame_equal(resumed, whole, check_exact=True)
+
+
+def test_changed_features_are_refused_with_both_fingerprints(sets, tmp_path):
+    run(Grid(pairs=(sets,), **SMALL), out=tmp_path)
+    changed = sets[0], toy_set("strong", signal=1.3, seed=2)
+    with pytest.raises(StoreError, match=sets[1].fingerprint[:12]) as error:
+        run(Grid(pairs=(changed,), **SMALL), out=tmp_path)
+    assert changed[1].fingerprint[:12] in str(error.value)
+
+
+def test_a_directory_that_is_something_else_is_left_alone(sets, tmp_path):
+    (tmp_path / "thesis.tex").write_text("do not touch")
+    with pytest.raises(StoreError, match="choose another --out"):
+        run(Grid(pairs=(sets,), **SMALL), out=tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_damage_is_named(sets, tmp_path):
+    run(Grid(pairs=(sets,), **SMALL), out=tmp_path)
+    part = sorted((tmp_path / "rows").iterdir())[0]
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(StoreError, match=part.name):
+        read_rows(tmp_path)
+    part.unlink()
+    assert len(run(Grid(pairs=(sets,), **SMALL), out=tmp_path)) == 8
+    (tmp_path / "sweep.json").write_text("{")
+    with pytest.raises(StoreError, match="damaged"):
+        read_rows(tmp_path)
+    (tmp_path / "sweep.json").write_text('{"format_version": 99, "pairs": {}, "runs": []}')
+    with pytest.raises(StoreError, match="upgrade"):
+        read_rows(tmp_path)
+
+
+def test_no_sweep_and_no_rows(tmp_path):
+    with pytest.raises(StoreError, match="holds no sweep"):
+        read_rows(tmp_path)
+    Store(tmp_path / "new", {}, {})
+    with pytest.raises(StoreError, match="no rows yet"):
+        read_rows(tmp_path / "new")
+
+
+def test_some_columns_only(sets, tmp_path):
+    run(Grid(pairs=(sets,), **SMALL), out=tmp_path)
+    rows = read_rows(tmp_path, columns=["method", "student_accuracy"])
+    assert rows.columns.tolist() == ["method", "student_accuracy"]
+    assert np.isfinite(rows["student_accuracy"]).all()
