@@ -1,6 +1,6 @@
 """Trains a grid of teacher-student configurations and stores long result rows.
 
-    python experiments/sweep.py --out=runs/demo --eta_u=0:0.5:6 --student_l2=0.01:1:3:log --seeds=0:9:10
+    python experiments/sweep.py --out=runs/demo --eta_u=0:0.5:6 --student_l2=0.01:1:3:log
 
 Every axis takes a comma list whose entries may be ranges start:stop:num or start:stop:num:log.
 Started again with the same --out, it computes only what is missing.

@@ -67,6 +67,26 @@ class Config:
     feature_scaling: str = "rms"
     class_prior: str = "equal"
 
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any], **changes: Any) -> "Config":
+        """The configuration of a result row, with some fields changed.
+
+        Args:
+            row: a row of the data frame, or any mapping of its columns; NaN stands for None.
+            **changes: fields to replace, such as ``method="enhanced", gce_q=0.7``.
+        """
+        kinds = {f.name: f.type for f in dataclasses.fields(cls)}
+        fields: dict[str, Any] = {}
+        for name, kind in kinds.items():
+            value = changes[name] if name in changes else row[name]
+            if value is None or value != value:
+                fields[name] = None
+            elif "int" in str(kind):
+                fields[name] = int(value)
+            else:
+                fields[name] = float(value) if "float" in str(kind) else str(value)
+        return cls(**fields)
+
     def options(self) -> dict[str, str]:
         """Values of the options that the method reads."""
         return {name: getattr(self, name) for name in get_method(self.method).options}
