@@ -7,10 +7,11 @@ matplotlib.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from w2s_jax.report.correctness import accuracy_at
     from w2s_jax.report.frame import ReportError
     from w2s_jax.report.page import write_report
     from w2s_jax.report.selection import select_l2
-    from w2s_jax.report.statistics import accuracy_at, two_way_interval
+    from w2s_jax.report.statistics import two_way_interval
     from w2s_jax.report.tables import oracle_improvement, relative_improvement, setting_table
     from w2s_jax.report.text import format_table
 
@@ -28,7 +29,7 @@ __all__ = [
 
 _MODULES = {
     "ReportError": "frame",
-    "accuracy_at": "statistics",
+    "accuracy_at": "correctness",
     "format_table": "text",
     "oracle_improvement": "tables",
     "relative_improvement": "tables",

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from w2s_jax.report.columns import equals, numbers, values_of, where
 from w2s_jax.report.figures import MOST_DOTS, gain_curves, group_bars, kept_subset
-from w2s_jax.report.frame import SETTING, choose_pq, methods, show, split
+from w2s_jax.report.frame import PQ, SETTING, methods, show, split
 from w2s_jax.report.heatmaps import MOST_PANELS, l2_heatmap, largest_of, pq_heatmap
 from w2s_jax.report.style import DPI, save
 from w2s_jax.report.tables import group_table, kept_table
@@ -32,7 +32,7 @@ class Album:
     def add(self, figure: Figure, name: str, alt: str, caption: str) -> dict[str, Any]:
         """Save a figure and return what the page needs to show it."""
         self._count += 1
-        slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60]
+        slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:80]
         path = self._folder / f"{self._count:02d}-{slug}.png"
         save(figure, path)
         width, height = figure.get_size_inches()
@@ -52,7 +52,6 @@ def draw_pair(
     chosen: pd.DataFrame,
     settings: pd.DataFrame,
     maps: pd.DataFrame,
-    choice: dict[str, float | None],
     headline: float,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The figures of one pair, and a sentence for each that the rows cannot support.
@@ -63,11 +62,12 @@ def draw_pair(
         chosen: its rows at the l2 shown.
         settings: its rows of `setting_table`.
         maps: its rows of `improvement_map` at the headline eta_t; empty without methods.
-        choice: keep_fraction and gce_q as asked.
         headline: eta_t of figures that show one.
     """
     names = methods(chosen)
-    first = names[0] if names else None
+    shown = [name for name in names if equals(settings, "variant", name).any()]
+    first = shown[0] if shown else None
+    at: dict[str, float | None] = dict(zip(PQ, _choice(settings, first), strict=True))
     figures: list[dict[str, Any]] = []
     missing: list[str] = []
     curves = where(settings, ~equals(settings, "metric", "accuracy"))
@@ -80,7 +80,7 @@ def draw_pair(
             " the table above."
         )
     else:
-        dashes = f" Dashed: {first}{_at(chosen, first, choice)}, without bands." if first else ""
+        dashes = f" Dashed: {first}{_text_of(at)}, without bands." if first else ""
         figures.append(
             album.add(
                 gain_curves(curves, first),
@@ -91,18 +91,18 @@ def draw_pair(
                 f" line for each eta_l. Bands: {INTERVALS}.{dashes}",
             )
         )
-    figures.append(_groups(album, pair, chosen, first, choice))
+    figures.append(_groups(album, pair, chosen, first, at))
     for name in names:
         mine = where(maps, equals(maps, "variant", name))
         tried = [values_of(mine, axis) for axis in ("keep_fraction", "gce_q")]
-        if max(map(len, tried)) < 2:
+        if max(map(len, tried)) == 1:
             missing.append(f"The rows hold one (p, q) of {name}, so there is no map over (p, q).")
-        elif np.isfinite(numbers(mine, "effect")).any():
+        elif any(tried) and np.isfinite(numbers(mine, "effect")).any():
             figures += _maps(album, pair, name, mine, headline)
         kept = kept_table(_with_vanilla(chosen, name))
-        shown = np.isfinite(numbers(kept, "kept_minority_fraction")) if len(kept) else []
-        if np.any(shown):
-            figures.append(_kept(album, pair, name, where(kept, shown)))
+        known = np.isfinite(numbers(kept, "kept_minority_fraction")) if len(kept) else []
+        if np.any(known):
+            figures.append(_kept(album, pair, name, where(kept, known)))
         elif tried[0]:
             missing.append(
                 f"The make-up of the rows that {name} keeps is left out: their labels are unknown."
@@ -112,10 +112,15 @@ def draw_pair(
     return figures, missing
 
 
-def _at(chosen: pd.DataFrame, name: str | None, choice: dict[str, float | None]) -> str:
-    part = where(chosen, equals(chosen, "variant", name))
-    p, q = choose_pq(part, choice["keep_fraction"], choice["gce_q"])
-    known = [f"{symbol} = {show(v)}" for symbol, v in (("p", p), ("q", q)) if np.isfinite(v)]
+def _choice(settings: pd.DataFrame, name: str | None) -> list[float | None]:
+    """The (p, q) at which a method is shown, None where it has none."""
+    part = where(settings, equals(settings, "variant", name)) if name else settings.iloc[:0]
+    values = [float(numbers(part, axis)[0]) if len(part) else float("nan") for axis in PQ]
+    return [value if np.isfinite(value) else None for value in values]
+
+
+def _text_of(at: dict[str, float | None]) -> str:
+    known = [f"{axis} = {show(at[name])}" for axis, name in zip("pq", PQ, strict=True) if at[name]]
     return f" at {', '.join(known)}" if known else ""
 
 
@@ -129,15 +134,15 @@ def _groups(
     pair: str,
     chosen: pd.DataFrame,
     name: str | None,
-    choice: dict[str, float | None],
+    at: dict[str, float | None],
 ) -> dict[str, Any]:
     own = _with_vanilla(chosen, name) if name else chosen
-    groups = group_table(own, **choice)
+    groups = group_table(own, **at)
     many = len(values_of(groups, "group")) > MOST_DOTS
     cut = (
         f" Only the {MOST_DOTS} groups with the lowest teacher accuracy are shown." if many else ""
     )
-    method = f", {name}{_at(chosen, name, choice)}" if name else ""
+    method = f", {name}{_text_of(at)}" if name else ""
     return album.add(
         group_bars(groups, name),
         f"groups {pair}",
@@ -159,7 +164,7 @@ def _maps(
         figures.append(
             album.add(
                 pq_heatmap(part, limit),
-                f"pq {pair} {name} {show(values['eta_l'])}",
+                f"pq eta-l {show(values['eta_l'])} {name} {pair}",
                 f"Effect of {name} over p and q, {pair}{at}",
                 f"{pair}{at}: effect of {name} ({name} − vanilla, percentage points of accuracy at"
                 f" eta_t = {show(headline)}) over the share p of rows kept and the exponent q of"
@@ -179,7 +184,7 @@ def _cut(part: pd.DataFrame) -> str:
 def _kept(album: Album, pair: str, name: str, kept: pd.DataFrame) -> dict[str, Any]:
     return album.add(
         kept_subset(kept),
-        f"kept {pair} {name}",
+        f"kept {name} {pair}",
         f"Minority share and pseudolabel accuracy of the rows kept by {name}, {pair}",
         f"{pair}: rows that {name} keeps for retraining, against the share p kept (p = 1: all"
         " rows). Above: their minority share, dotted the share eta_u before selection. Below: how"
@@ -199,7 +204,7 @@ def draw_l2(album: Album, pair: str, mine: pd.DataFrame, headline: float) -> lis
         figures.append(
             album.add(
                 l2_heatmap(part, limit),
-                f"l2 {pair} {show(values['eta_l'])}",
+                f"l2 eta-l {show(values['eta_l'])} {pair}",
                 f"Gain over teacher and student l2, {pair}{at}",
                 f"{pair}{at}: gain of the vanilla student over its teacher (percentage points of"
                 f" accuracy at eta_t = {show(headline)}) at every teacher l2 and student l2, not"

@@ -7,17 +7,9 @@ import numpy as np
 import pandas as pd
 
 from w2s_jax.report.columns import column, distinct, group_codes, missing, numbers
+from w2s_jax.report.correctness import RowLayout, cell_weights, decode_correct, layout_of
 from w2s_jax.report.frame import AXES, SIZE, ReportError, show
-from w2s_jax.report.statistics import (
-    Estimate,
-    RowLayout,
-    TwoWay,
-    cell_weights,
-    decode_correct,
-    estimate,
-    layout_of,
-    two_way,
-)
+from w2s_jax.report.statistics import Estimate, TwoWay, estimate, two_way
 
 MISSING = Estimate(np.nan, np.nan, np.nan, np.nan, np.nan, 0)
 _COLUMN = {"teacher": "teacher", "ceiling": "ceiling", "method": "student", "vanilla": "student"}

@@ -58,8 +58,9 @@ def gain_curves(table: pd.DataFrame, variant: str | None = None) -> Figure:
         axis.set_title(rf"test data at $\eta_t$ = {show(metric)}", fontsize=MEDIUM)
         axis.set_xlabel(r"minority fraction of unlabelled data $\eta_u$", fontsize=MEDIUM)
         axis.margins(x=0.04)
+        if len(known) <= 7:
+            axis.set_xticks(known, [show(value) for value in known])
         if len(known) == 1:
-            axis.set_xticks(known, [show(known[0])])
             axis.set_xlim(known[0] - 0.02 * (lines + 1), known[0] + 0.02 * (lines + 1))
     axes[0, 0].set_ylabel("gain over teacher\n(percentage points)", fontsize=MEDIUM)
     legend_below(figure, axes[0, 0], 4 if len(metrics) > 1 and lines < 3 else max(lines, 2))
@@ -254,5 +255,6 @@ def _with_band(
 ) -> None:
     x = numbers(part, "keep_fraction")
     y, low, high = (100 * numbers(part, end) for end in (name, f"{name}_low", f"{name}_high"))
+    low, high = np.clip(low, 0, 100), np.clip(high, 0, 100)
     axis.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
     axis.plot(x, y, color=colour, marker=marker, markersize=4, linewidth=1.4, label=label)

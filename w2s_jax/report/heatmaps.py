@@ -10,7 +10,8 @@ from matplotlib.patches import Rectangle
 
 from w2s_jax.report.columns import equals, numbers, values_of, where
 from w2s_jax.report.frame import SETTING, show, split
-from w2s_jax.report.style import DIVERGING, MEDIUM, SMALL, panels, setting_name, signed
+from w2s_jax.report.style import DIVERGING, MEDIUM, SMALL, panels, setting_name
+from w2s_jax.report.wording import signed
 
 MOST_PANELS = 12
 
@@ -119,6 +120,7 @@ def _print_cells(axis: Axes, values: np.ndarray, clear: np.ndarray, norm: Normal
         known = bool(np.isfinite(value))
         red, green, blue, _ = colours(norm(value)) if known else (1.0, 1.0, 1.0, 1.0)
         luminance = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
+        ink = "white" if luminance < 0.2 else "black"
         axis.text(
             place,
             row,
@@ -127,11 +129,9 @@ def _print_cells(axis: Axes, values: np.ndarray, clear: np.ndarray, norm: Normal
             va="center",
             fontsize=SMALL,
             fontweight="bold" if clear[row, place] else "normal",
-            color="white" if luminance < 0.2 else "black",
+            color=ink,
         )
         if clear[row, place]:
             axis.add_patch(
-                Rectangle(
-                    (place - 0.46, row - 0.45), 0.92, 0.9, fill=False, edgecolor="black", lw=1.0
-                )
+                Rectangle((place - 0.46, row - 0.45), 0.92, 0.9, fill=False, edgecolor=ink, lw=1.0)
             )

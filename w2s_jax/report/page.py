@@ -18,8 +18,8 @@ from w2s_jax.report import sections, wording
 from w2s_jax.report.album import Album, draw_l2, draw_pair
 from w2s_jax.report.choices import Analysis, analyses, extent_note, pq_note
 from w2s_jax.report.columns import distinct, equals, numbers, values_of, where
+from w2s_jax.report.correctness import check_metric
 from w2s_jax.report.frame import ReportError, check_rows, methods, split
-from w2s_jax.report.statistics import check_metric
 from w2s_jax.report.tables import averages_table, best_pq, improvement_map, l2_map, setting_table
 
 FIGURES = "figures"
@@ -82,8 +82,11 @@ def write_report(
     folder = Path(out_dir)
     if folder.exists() and not folder.is_dir():
         raise ReportError(f"{folder} is a file; give a folder to write the report to")
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".report-", dir=folder))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".report-", dir=folder))
+    except OSError as error:
+        raise ReportError(f"no report can be written to {folder}: {error.strerror}") from error
     try:
         album = Album(scratch, FIGURES)
         parts = [
@@ -127,7 +130,7 @@ def _part(
         own = where(chosen, equals(chosen, "pair", pair))
         map_ = where(maps, equals(maps, "pair", pair)) if names else maps
         map_ = where(map_, equals(map_, "metric", headline)) if names else map_
-        figures, missing = draw_pair(album, pair, own, mine, map_, choice, headline)
+        figures, missing = draw_pair(album, pair, own, mine, map_, headline)
         accuracy = [
             sections.accuracy_table(mine, methods(own), metric, folded=metric != headline)
             for metric in reversed(metrics)

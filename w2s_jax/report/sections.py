@@ -10,8 +10,8 @@ import pandas as pd
 
 from w2s_jax.report.columns import column, equals, group_codes, missing, numbers, values_of, where
 from w2s_jax.report.frame import AXES, CONDITION, SETTING, show, split
-from w2s_jax.report.style import signed
 from w2s_jax.report.tables import AVERAGES
+from w2s_jax.report.wording import signed
 
 FINISHED = ("converged", "constant", "absent_class", "no_weight", "minimum_norm")
 PGR_NOTE = (

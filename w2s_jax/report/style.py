@@ -29,14 +29,6 @@ def literal(text: object) -> str:
     return str(text).replace("$", r"\$")
 
 
-def signed(value: float, digits: int = 1) -> str:
-    """A difference with its sign and a true minus: +1.2, −0.3, 0.0; a dash for NaN."""
-    if not np.isfinite(value):
-        return "–"
-    text = f"{value:+.{digits}f}"
-    return text[1:] if float(text) == 0 else text.replace("-", "−")
-
-
 def wrapped(text: object, width: int) -> str:
     """Literal text on several lines, cut after the third."""
     lines = textwrap.wrap(str(text), width) or [""]

@@ -1,4 +1,4 @@
-"""Numbers as text, and the plain-text table for the terminal."""
+"""The plain-text table for the terminal."""
 
 import textwrap
 from collections.abc import Sequence
@@ -10,35 +10,9 @@ from w2s_jax.report.choices import analyses, extent_note, pq_note
 from w2s_jax.report.columns import equals, where
 from w2s_jax.report.frame import methods, show, split
 from w2s_jax.report.tables import setting_table
+from w2s_jax.report.wording import seeds_sentence, signed, sizes_sentence
 
 WIDTH = 100
-
-
-def signed(value: float, digits: int = 2) -> str:
-    """A difference with its sign: +1.20, -0.35, 0.00; a dash where it does not exist."""
-    if not np.isfinite(value):
-        return "–"
-    text = f"{value:+.{digits}f}"
-    return text[1:] if float(text) == 0 else text
-
-
-def plain(value: float, digits: int = 1) -> str:
-    """A level without sign; a dash where it does not exist."""
-    return f"{value:.{digits}f}" if np.isfinite(value) else "–"
-
-
-def with_interval(value: float, low: float, high: float, digits: int = 2) -> str:
-    """A difference with limits, +1.20 [+0.31, +2.09]; alone where there is no interval."""
-    text = signed(value, digits)
-    if np.isfinite(low) and np.isfinite(high):
-        text += f" [{signed(low, digits)}, {signed(high, digits)}]"
-    return text
-
-
-def points(line: pd.Series, name: str, digits: int = 2) -> str:
-    """A difference of a table in percentage points, with its interval."""
-    values = [100 * float(line[column]) for column in (name, f"{name}_low", f"{name}_high")]
-    return with_interval(values[0], values[1], values[2], digits)
 
 
 def format_table(
@@ -66,6 +40,7 @@ def format_table(
         )
         names = methods(analysis.chosen)
         notes = [analysis.l2_note, pq_note(analysis.chosen, keep_fraction, gce_q)]
+        notes += [seeds_sentence(table), sizes_sentence(table)]
         if analysis.label:
             notes.insert(0, f"{analysis.label}.")
         blocks.append(_wrap(" ".join(note for note in notes if note)))
@@ -80,11 +55,22 @@ def format_table(
                     )
                     if len(part):
                         blocks.append(_block(part, values["pair"], name, metric, extent))
-    return "\n\n".join(blocks)
+    return "\n\n".join(blocks).replace("−", "-").replace("–", "-")
 
 
 def _wrap(text: str) -> str:
     return textwrap.fill(text, WIDTH)
+
+
+def _points(line: pd.Series, name: str) -> str:
+    """A difference in percentage points with its limits, alone where there are none."""
+    value, low, high = (100 * float(line[end]) for end in (name, f"{name}_low", f"{name}_high"))
+    limits = f" [{signed(low, 2)}, {signed(high, 2)}]" if np.isfinite(low + high) else ""
+    return signed(value, 2) + limits
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}" if np.isfinite(value) else "-"
 
 
 def _block(part: pd.DataFrame, pair: str, name: str, metric: float, extent: str) -> str:
@@ -102,8 +88,8 @@ def _block(part: pd.DataFrame, pair: str, name: str, metric: float, extent: str)
         text = f"{show(line['eta_l']):>5} {show(line['eta_u']):>6}"
         levels = ["teacher", "vanilla", *(["method_accuracy"] if has_method else []), "ceiling"]
         for level in levels:
-            text += f" {plain(100 * float(line[level])):>8}"
-        text += f"  {points(line, 'gain'):>23}"
-        text += f"  {points(line, 'effect'):>23}" if has_method else ""
+            text += f" {_percent(float(line[level])):>8}"
+        text += f"  {_points(line, 'gain'):>23}"
+        text += f"  {_points(line, 'effect'):>23}" if has_method else ""
         lines.append(text)
     return "\n".join(lines)

@@ -7,13 +7,20 @@ import pandas as pd
 
 from w2s_jax.report.columns import equals, numbers, where
 from w2s_jax.report.frame import SETTING, show, split
-from w2s_jax.report.style import signed
 
 QUESTION = (
     "Does a student that is trained only on its teacher's pseudolabels beat that teacher when the"
     " minority fraction of the labelled data (eta_l) differs from that of the unlabelled data"
     " (eta_u), and does retraining it on part of those rows help?"
 )
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """A difference with its sign and a true minus: +1.2, −0.3, 0.0; a dash for NaN."""
+    if not np.isfinite(value):
+        return "–"
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
 
 
 def join(parts: Sequence[str]) -> str:
@@ -111,9 +118,9 @@ def l2_sentence(table: pd.DataFrame) -> str:
         clashes += bool((found > 0).any() and (found < 0).any())
         consistent += bool((found > 0).all() or (found < 0).all())
     return (
-        f"Over the grid of l2 values the gain is clear and of one sign at every l2 in {consistent}"
-        f" of {count(total, 'setting')}; in {clashes} it is clearly positive at one l2 and clearly"
-        " negative at another."
+        "Over the grid of l2 values the gain is clear and of one sign at every l2 in"
+        f" {consistent or 'none'} of {count(total, 'setting')}; in {clashes or 'none'} it is"
+        " clearly positive at one l2 and clearly negative at another."
     )
 
 
@@ -141,6 +148,6 @@ def sizes_sentence(table: pd.DataFrame) -> str:
 def chance_sentence(number: int) -> str:
     """What many intervals without correction mean."""
     return (
-        f"Nothing is corrected for the number of comparisons ({number} in the paragraph above):"
+        f"Nothing is corrected for the number of comparisons ({number} behind the answer above):"
         " of differences that are truly zero, about one in twenty would look clear."
     )
