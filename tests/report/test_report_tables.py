@@ -172,6 +172,11 @@ def test_undeclared_pq_is_the_middle_of_the_grid(rows):
         ReportError, match="no row has keep_fraction = 0.5; the rows have 0.2, 0.6, 1"
     ):
         relative_improvement(rows, keep_fraction=0.5)
+    ragged = rows[rows["gce_q"].isna() | ((rows["gce_q"] == 0.3) == (rows["keep_fraction"] > 0.5))]
+    assert set(relative_improvement(ragged)["gce_q"]) == {0.3}  # the only q at the middle p
+    assert set(relative_improvement(ragged, gce_q=0.7)["keep_fraction"]) == {0.2}
+    with pytest.raises(ReportError, match="no row has gce_q = 0.7 at keep_fraction = 0.6"):
+        relative_improvement(ragged, keep_fraction=0.6, gce_q=0.7)
     close = relative_improvement(rows, keep_fraction=0.2 + 0.4, gce_q=0.7)
     assert set(close["keep_fraction"]) == {0.6}
 

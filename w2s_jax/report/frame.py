@@ -136,22 +136,25 @@ def choose_pq(
     Raises:
         ReportError: An asked value that no row has.
     """
-    chosen = []
-    for axis, asked in zip(PQ, (keep_fraction, gce_q), strict=True):
-        known = values_of(part, axis)
+    asked = dict(zip(PQ, (keep_fraction, gce_q), strict=True))
+    chosen: dict[str, float] = {}
+    for axis in sorted(PQ, key=lambda axis: asked[axis] is None):  # defaults fit what is asked
+        known, value = values_of(part, axis), asked[axis]
         if not known:
-            chosen.append(float("nan"))
-        elif asked is None:
-            chosen.append(middle(known))
+            chosen[axis] = float("nan")
+        elif value is None:
+            chosen[axis] = middle(known)
         else:
-            near = [value for value in known if np.isclose(value, asked, rtol=1e-9, atol=0)]
+            near = [item for item in known if np.isclose(item, value, rtol=1e-9, atol=0)]
             if not near:
+                at = "".join(f" at {name} = {show(item)}" for name, item in chosen.items())
                 raise ReportError(
-                    f"no row has {axis} = {show(asked)}; the rows have"
-                    f" {', '.join(show(value) for value in known)}"
+                    f"no row has {axis} = {show(value)}{at}; the rows have"
+                    f" {', '.join(show(item) for item in known)}"
                 )
-            chosen.append(near[0])
-    return chosen[0], chosen[1]
+            chosen[axis] = near[0]
+        part = where(part, equals(part, axis, chosen[axis]))
+    return chosen["keep_fraction"], chosen["gce_q"]
 
 
 def at_pq(
