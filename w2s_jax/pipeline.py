@@ -5,7 +5,7 @@ the device has bucketed shapes, so that few programs are ever compiled.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -376,16 +376,21 @@ def _round_body(
         logits = jnp.zeros((num_heads, num_logits, num_rows), x.dtype)
     else:
         logits = logits_of(previous, x[rows].T)
-    in_axes = RoundInputs(0, 0, None, 0)  # type: ignore[arg-type]
-    inputs = RoundInputs(teacher.astype(x.dtype), logits, valid, hyperparameters)
-    targets = jax.vmap(fit.targets, (in_axes,))(inputs)
+
+    def of_all_heads(function: Callable[[RoundInputs], Array]) -> Array:
+        def of_one(probabilities: Array, z: Array, values: Mapping[str, Array]) -> Array:
+            return function(RoundInputs(probabilities, z, valid, values))
+
+        return jax.vmap(of_one)(teacher.astype(x.dtype), logits, hyperparameters)
+
+    targets = of_all_heads(fit.targets)
     if targets.ndim == 3:
         targets = targets[..., 1] if num_classes == 2 else jnp.swapaxes(targets, 1, 2)
     elif num_classes == 2:
         targets = targets.astype(x.dtype)
     if fit.weights is None:
         return targets, valid[None].astype(x.dtype)
-    weights = jax.vmap(fit.weights, (in_axes,))(inputs)
+    weights = of_all_heads(fit.weights)
     return targets, jnp.where(valid, weights, 0.0).astype(x.dtype)
 
 

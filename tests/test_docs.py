@@ -1,0 +1,53 @@
+"""The Python blocks of README.md and BUILD.md run, in order and in one namespace a file."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from w2s_jax.methods import METHODS
+
+ROOT = Path(__file__).parent.parent
+
+
+def python_blocks(name):
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / name).read_text(), re.M | re.S)
+
+
+@pytest.mark.parametrize(("name", "num_blocks"), [("README.md", 3), ("BUILD.md", 6)])
+def test_blocks_run(name, num_blocks, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    known = METHODS.copy()
+    blocks = python_blocks(name)
+    assert len(blocks) == num_blocks
+    namespace = {"__name__": "docs"}
+    try:
+        for block in blocks:
+            exec(compile(block, name, "exec"), namespace)
+    finally:
+        METHODS.clear()
+        METHODS.update(known)
+
+
+def test_scripts_that_the_docs_name_exist():
+    for name in ("README.md", "BUILD.md"):
+        for script in re.findall(r"experiments/\w+\.py", (ROOT / name).read_text()):
+            assert (ROOT / script).is_file(), script
+
+
+def test_every_column_is_documented(tmp_path):
+    import w2s_jax
+
+    grid = w2s_jax.Grid(
+        pairs="reviews_vs_tweets/minilm_embeddings:reviews_vs_tweets/minilm_last",
+        eta_l=0.5,
+        eta_u=0.3,
+        seeds=0,
+        n_unlabelled=200,
+    )
+    table = (ROOT / "README.md").read_text().split("## Result rows")[1].split("## More")[0]
+    for column in w2s_jax.run(grid).columns:
+        name = re.sub(r"^(teacher|ceiling|student)_(?!l2|fingerprint)", "m_", column)
+        name = re.sub(r"group_\d+", "group_0", name)
+        name = re.sub(r"^kept_pseudolabel_accuracy_m", "..._m", name)
+        assert f"`{name}`" in table, column
