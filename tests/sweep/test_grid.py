@@ -4,6 +4,7 @@ import pytest
 
 from tests.toy import toy_set
 from w2s_jax.errors import DrawError, GridError
+from w2s_jax.features import make_feature_set
 from w2s_jax.sweep import Config, Grid, parse_axis, plan_grid, resolve_pairs
 
 
@@ -157,3 +158,25 @@ def test_the_plan_describes_itself(sets):
     text = plan.describe()
     assert "8 configurations" in text
     assert "4 teachers, 8 students, 2 ceilings" in text
+
+
+def test_sources_that_meet_fail_in_the_plan(sets):
+    pair = tuple(
+        make_feature_set(
+            s.features,
+            s.labels,
+            attributes=s.attributes,
+            split=s.split,
+            ids=s.ids,
+            # Majority and minority rows of a split share sources, as one foreground on two scenes.
+            source_ids=[
+                f"{sp}/{y}/{i % 140}"
+                for i, (y, sp) in enumerate(zip(s.labels, s.split, strict=True))
+            ],
+            name=s.name,
+        )
+        for s in sets
+    )
+    plan_grid(Grid(pairs=(pair,), eta_u=0.5, n_labelled=20, n_unlabelled=60))
+    with pytest.raises(DrawError, match="would serve both"):
+        plan_grid(Grid(pairs=(pair,), eta_l=0.0, eta_u=1.0, n_labelled=120, n_unlabelled=150))

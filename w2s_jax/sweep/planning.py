@@ -251,13 +251,16 @@ def make_plan(configs: Sequence[Config], pairs: Mapping[str, Pair]) -> Plan:
             raise GridError(f"unknown pair {c.pair!r}; known: {', '.join(pairs)}")
         chunks = by_group.setdefault((c.pair, c.feature_scaling, c.class_prior, c.seed), {})
         chunks.setdefault((c.eta_u, c.n_unlabelled), []).append(c)
-    requests: dict[tuple[str, str], dict[DrawRequest, None]] = {}
+    requests: dict[tuple[str, str], dict[tuple[int, DrawRequest], None]] = {}
     for c in configs:
-        requests.setdefault((c.pair, c.class_prior), {})[draw_request(c)] = None
+        requests.setdefault((c.pair, c.class_prior), {})[c.seed, draw_request(c)] = None
     for (name, prior), wanted in requests.items():
         pool = pairs[name].pool(prior)
-        for request in wanted:
+        for request in dict.fromkeys(request for _, request in wanted):
             pool.check(request)
+        if pairs[name].data.source_ids is not None:
+            for seed, request in sorted(wanted, key=lambda item: item[0]):
+                pool.draw(seed, request)  # only the draw itself tells which sources meet
     groups = []
     for (name, scaling, prior, seed), chunks in by_group.items():
         made = tuple(
