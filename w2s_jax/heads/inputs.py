@@ -49,7 +49,11 @@ def check_row_sets(
 
 
 def check_weights(weights: ArrayLike | None, num_samples: int) -> np.ndarray:
-    """Sample weights as ``[h or 1, m]``, finite and not negative; ones where None."""
+    """Sample weights as ``[h or 1, m]``, checked; ones where None.
+
+    Each head's are scaled to a maximum of one, which changes no fit, so that a narrower type holds
+    them whatever their unit.
+    """
     if weights is None:
         return np.ones((1, num_samples))
     host = np.atleast_2d(np.asarray(weights, dtype=np.float64))
@@ -59,7 +63,8 @@ def check_weights(weights: ArrayLike | None, num_samples: int) -> np.ndarray:
         )
     if not np.isfinite(host).all() or (host < 0).any():
         raise HeadError("weights must be finite and >= 0; found negative, NaN or infinite ones")
-    return host
+    largest = host.max(axis=1, keepdims=True)
+    return host / np.where(largest > 0, largest, 1)
 
 
 def common_heads(**sizes: int) -> int:

@@ -12,7 +12,7 @@ algorithm 7.4. Approximate Wolfe test in the presence of rounding: Hager and Zha
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,15 +25,14 @@ from w2s_jax.heads.status import CONVERGED, MAX_ITERATIONS, RUNNING, STALLED
 MEMORY = 5
 LANE_BUCKETS = (8, 32, 128, 512, 2048)
 PASSES_PER_CALL = 16
-# Upper bound of a loss's curvature in one logit: 1/4 at two classes. A fixed fraction of the trace
-# for softmax, whose sharp bound (1/2) is attained by no head that is not a coin toss.
-BINARY_CURVATURE = 0.25
 SUFFICIENT_DECREASE = 1e-4
+# The curvature that the preconditioner assumes falls at most tenfold a pass.
+CURVATURE_FALL = 0.1
 # A lane without progress first forgets its curvature pairs, then stops.
 FORGET_AFTER, STOP_AFTER = 4, 10
 
 
-def take_heads(leaf: Array, heads: np.ndarray | Array) -> Array:
+def take_heads(leaf: Array | np.ndarray, heads: np.ndarray | Array) -> Any:
     """Some of the heads of an array whose leading axis is h, or 1 where all share it."""
     return leaf if leaf.shape[0] == 1 else leaf[heads]
 
@@ -82,7 +81,8 @@ class State(NamedTuple):
 
     Parameters are ``[h, k, r + 1]``, the intercept last. Pairs sit in ``[MEMORY, h, k, r + 1]``
     slots that all lanes fill in step; a lane that rejected its trial leaves its slot empty
-    (``inverse_sy = 0``).
+    (``inverse_sy = 0``). `curvature` is the loss's mean curvature in a logit as the last step met
+    it; the preconditioner, and with it the gap estimate, follows each lane's own.
     """
 
     params: Float[Array, "h k p"]
@@ -95,6 +95,7 @@ class State(NamedTuple):
     changes: Float[Array, "m h k p"]
     inverse_sy: Float[Array, "m h"]
     scale: Float[Array, " h"]
+    curvature: Float[Array, " h"]
     gap: Float[Array, " h"]
     stall: Int[Array, " h"]
     iterations: Int[Array, " h"]
@@ -148,14 +149,37 @@ def _objective(problem: Problem, params: Float[Array, "h k p"]) -> tuple[Array, 
     return value, jnp.concatenate([weight_gradient, intercept_gradient], axis=-1)
 
 
-def _preconditioner(problem: Problem, num_logits: int) -> Float[Array, "h 1 p"]:
-    """Diagonal of an inverse Hessian bound, 1 / (c s_j + l2), with c the loss's curvature."""
-    curvature = BINARY_CURVATURE if num_logits == 1 else 1.0 / num_logits
+def _curvature_bound(num_logits: int) -> float:
+    """Where a lane's curvature starts, and its upper bound.
+
+    The largest second derivative at two classes. For softmax a fixed fraction of the trace, because
+    the sharp bound (1/2) is attained by no head that is not a coin toss.
+    """
+    return 0.25 if num_logits == 1 else 1.0 / num_logits
+
+
+def _preconditioner(problem: Problem, curvature: Float[Array, " h"]) -> Float[Array, "h 1 p"]:
+    """Diagonal of an inverse Hessian model, 1 / (c s_j + l2), with c the lane's curvature."""
+    c = curvature[:, None]
     # The floor keeps directions without any variance from amplifying rounding errors.
-    floor = curvature * jnp.finfo(problem.x.dtype).eps * jnp.maximum(problem.spectrum[0], 1e-30)
-    diagonal = jnp.maximum(curvature * problem.spectrum + problem.l2[:, None], floor)
-    intercept = jnp.full_like(problem.l2, curvature)[:, None]
-    return 1.0 / jnp.concatenate([diagonal, intercept], axis=-1)[:, None, :]
+    floor = c * jnp.finfo(problem.x.dtype).eps * jnp.maximum(problem.spectrum[0], 1e-30)
+    diagonal = jnp.maximum(c * problem.spectrum + problem.l2[:, None], floor)
+    return 1.0 / jnp.concatenate([diagonal, c], axis=-1)[:, None, :]
+
+
+def _curvature_along(problem: Problem, state: State, step: Array, sy: Array) -> Float[Array, " h"]:
+    """The loss's curvature c along a step: s'y = c s'Ss + l2 ||w part of s||^2, S the spectrum.
+
+    Heads that fit their rows well have far less than the bound. Without convexity a step may run
+    along a valley whose floor is flat or bent the other way, and tells nothing: the bound stays.
+    """
+    if not problem.loss.convex:
+        return state.curvature
+    w, b = step[..., :-1], step[..., -1]
+    modelled = _dot(problem.spectrum * w, w) + jnp.sum(b * b, axis=-1)
+    met = (sy - problem.l2 * _dot(w, w)) / jnp.where(modelled > 0, modelled, 1.0)
+    met = jnp.clip(met, CURVATURE_FALL * state.curvature, _curvature_bound(step.shape[1]))
+    return jnp.where((modelled > 0) & (sy > 0), met, state.curvature)
 
 
 def _descent_direction(state: State, preconditioner: Array) -> Float[Array, "h k p"]:
@@ -175,7 +199,8 @@ def _descent_direction(state: State, preconditioner: Array) -> Float[Array, "h k
 
 def _begin(problem: Problem, params: Array) -> State:
     objective, gradient = _objective(problem, params)
-    preconditioner = _preconditioner(problem, params.shape[1])
+    curvature = jnp.full_like(problem.l2, _curvature_bound(params.shape[1]))
+    preconditioner = _preconditioner(problem, curvature)
     direction = -preconditioner * gradient
     slope = _dot(gradient, direction)
     h = params.shape[0]
@@ -191,6 +216,7 @@ def _begin(problem: Problem, params: Array) -> State:
         changes=pairs,
         inverse_sy=jnp.zeros((MEMORY, h), params.dtype),
         scale=jnp.ones_like(objective),
+        curvature=curvature,
         gap=-0.5 * slope,
         stall=jnp.zeros(h, jnp.int32),
         iterations=jnp.zeros(h, jnp.int32),
@@ -214,9 +240,7 @@ def _update_pairs(state: State, step: Array, change: Array, accept: Array) -> St
     )
 
 
-def _one_pass(
-    problem: Problem, preconditioner: Array, state: State, rtol: Array, atol: Array, limit: Array
-) -> State:
+def _one_pass(problem: Problem, state: State, rtol: Array, atol: Array, limit: Array) -> State:
     active = state.status == RUNNING
     trial = state.params + state.step[:, None, None] * state.direction
     value, gradient = _objective(problem, trial)
@@ -244,6 +268,9 @@ def _one_pass(
     inverse_sy = jnp.where(forget, 0.0, updated.inverse_sy)
     # Scale of the initial inverse Hessian from the newest pair; negative curvature doubles it.
     sy = _dot(step, change)
+    curvature = _curvature_along(problem, state, step, sy)
+    curvature = jnp.where(forget, _curvature_bound(step.shape[1]), curvature)
+    preconditioner = _preconditioner(problem, curvature)
     ypy = _dot(change, preconditioner * change)
     scale = jnp.where(
         accept, jnp.where(sy > 0, sy / jnp.where(ypy > 0, ypy, 1.0), 2 * state.scale), state.scale
@@ -255,6 +282,7 @@ def _one_pass(
         gradient=jnp.where(take, gradient, state.gradient),
         inverse_sy=inverse_sy,
         scale=scale,
+        curvature=curvature,
     )
     direction = _descent_direction(updated, preconditioner)
     slope = _dot(updated.gradient, direction)
@@ -293,15 +321,13 @@ def _start(problem: Problem, params: Array, status: Array, rtol: Array, atol: Ar
 def _advance(
     problem: Problem, state: State, rtol: Array, atol: Array, limit: Array, num_passes: Array
 ) -> State:
-    preconditioner = _preconditioner(problem, state.params.shape[1])
-
     def more(carry: tuple[Array, State]) -> Array:
         done, state = carry
         return (done < num_passes) & jnp.any(state.status == RUNNING)
 
     def body(carry: tuple[Array, State]) -> tuple[Array, State]:
         done, state = carry
-        return done + 1, _one_pass(problem, preconditioner, state, rtol, atol, limit)
+        return done + 1, _one_pass(problem, state, rtol, atol, limit)
 
     return jax.lax.while_loop(more, body, (jnp.int32(0), state))[1]
 
@@ -359,23 +385,27 @@ def solve(
     rtol_, atol_ = jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype)
     limit, passes = jnp.int32(max_iterations), jnp.int32(PASSES_PER_CALL)
     state = _start(problem, params, status, rtol_, atol_)
-    out = _solution(state, state.objective)
+    initial_objective, out = state.objective, None
     lanes = np.arange(params.shape[0])
     while True:
         running = np.flatnonzero(np.asarray(state.status) == RUNNING)
         smaller = lane_bucket(len(running))
         if not len(running) or smaller < len(lanes):
-            out = _retire(out, state, jnp.asarray(lanes))
+            if out is None:
+                out = _solution(state, initial_objective)
+            else:
+                out = _retire(out, state, lanes)
             if not len(running):
                 return out
             # Padding repeats a finished lane, which no pass changes.
             idle = np.setdiff1d(np.arange(len(lanes)), running)[: smaller - len(running)]
             keep = np.concatenate([running, idle])
-            problem, state = _compact(problem, state, jnp.asarray(keep))
+            problem, state = _compact(problem, state, keep)
             lanes = lanes[keep]
         state = _advance(problem, state, rtol_, atol_, limit, passes)
 
 
+@jax.jit
 def _solution(state: State, initial_objective: Array) -> Solution:
     return Solution(
         params=state.params,

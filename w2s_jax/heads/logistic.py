@@ -36,7 +36,8 @@ class LogisticHeads(NamedTuple):
         a constant predictor at two classes.
       status: ``[h]`` codes, named by `STATUS_NAMES`: converged; max_iterations; stalled (rounding
         leaves no further decrease); constant (one class had weight); absent_class (converged on
-        the classes that had weight); no_weight (all sample weights zero: w = 0, b = 0).
+        the classes that had weight); no_weight (all sample weights zero: w = 0, b = 0);
+        no_minimum (signed targets let an intercept lower cross entropy for ever: w = 0, b = 0).
       iterations: passes over the data ``[h]``.
       gradient_norm: Euclidean norm of the objective's gradient at the end ``[h]``.
       objective: value at the end ``[h]``.
@@ -127,18 +128,19 @@ def fit_logistic(
         init=1 if start is None else start.shape[0],
         **{f"loss hyperparameter {i}": np.size(p) for i, p in enumerate(loss.params)},
     )
-    penalties = jnp.asarray(per_head(l2, num_heads, "l2", dtype))
-    loss = jax.tree.map(lambda p: jnp.broadcast_to(p, (num_heads,)).astype(dtype), loss)
+    # Everything of h heads stays on the host until it is padded: other sizes compile nothing.
+    penalties = per_head(l2, num_heads, "l2", dtype)
+    loss = jax.tree.map(lambda p: np.broadcast_to(np.asarray(p, dtype).ravel(), num_heads), loss)
+    host_weights = host_weights.astype(dtype)
     if start is not None:
-        start = jnp.broadcast_to(start, (num_heads, *start.shape[1:]))
-    device_weights = jnp.asarray(host_weights, dtype)
+        start = broadcast_heads(start, num_heads)
 
     def fit(heads: np.ndarray) -> Solution:
         return fit_rows(
             prepared,
             row_sets[heads[0]] if len(row_sets) > 1 else row_sets[0],
             Targets(take_heads(canonical.values, heads), canonical.num_classes),
-            weights=take_heads(device_weights, heads),
+            weights=take_heads(host_weights, heads),
             l2=penalties[heads],
             loss=jax.tree.map(lambda p: p[heads], loss),
             fit_intercept=fit_intercept,
@@ -150,45 +152,52 @@ def fit_logistic(
 
     members = groups_of_equal_rows(broadcast_heads(row_sets, num_heads))
     solution = concatenate([fit(heads) for heads in members], np.concatenate(members))
-    return _in_callers_coordinates(prepared, solution)
+    w, b = _from_prepared(prepared.rotation, prepared.mean, solution.params)
+    others = {field: getattr(solution, field) for field in LogisticHeads._fields[2:]}
+    return LogisticHeads(w, b, **others)
 
 
 def _start_of(
     prepared: Prepared, init: tuple[ArrayLike, ArrayLike] | LogisticHeads, num_classes: int
-) -> Float[Array, "h k p"]:
+) -> Float[np.ndarray, "h k p"]:
     """Starting parameters in prepared coordinates, from (w, b) in the caller's."""
-    w, b = (jnp.asarray(part, prepared.x.dtype) for part in init[:2])
-    num_logits = 1 if num_classes == 2 else num_classes
-    if w.shape != (len(b), prepared.rotation.shape[0], num_logits) or b.shape[1:] != (num_logits,):
+    w, b = (np.asarray(part, prepared.x.dtype) for part in init[:2])
+    num_features, num_logits = prepared.rotation.shape[0], 1 if num_classes == 2 else num_classes
+    if b.ndim != 2 or w.shape != (len(b), num_features, b.shape[1]) or b.shape[1] != num_logits:
         raise HeadError(
-            f"init must be (w [h, {prepared.rotation.shape[0]}, {num_logits}], b [h, "
-            f"{num_logits}]), found {w.shape} and {b.shape}"
+            f"init must be (w [h, {num_features}, {num_logits}], b [h, {num_logits}]), found "
+            f"{w.shape} and {b.shape}"
         )
-    inside = jnp.einsum("dr,hdk->hkr", prepared.rotation, w, precision=HIGHEST)
-    intercept = b + jnp.einsum("d,hdk->hk", prepared.mean, w, precision=HIGHEST)
+    if not (np.isfinite(w).all() and np.isfinite(b).all()):
+        raise HeadError("init contains NaN or infinite values; start these heads at zero instead")
+    return np.asarray(_to_prepared(prepared.rotation, prepared.mean, w, b))
+
+
+@jax.jit
+def _to_prepared(rotation: Array, mean: Array, w: Array, b: Array) -> Float[Array, "h k p"]:
+    inside = jnp.einsum("dr,hdk->hkr", rotation, w, precision=HIGHEST)
+    intercept = b + jnp.einsum("d,hdk->hk", mean, w, precision=HIGHEST)
     return jnp.concatenate([inside, intercept[..., None]], axis=-1)
 
 
-def _in_callers_coordinates(prepared: Prepared, solution: Solution) -> LogisticHeads:
-    w = jnp.einsum("dr,hkr->hdk", prepared.rotation, solution.params[..., :-1], precision=HIGHEST)
-    shift = jnp.einsum("d,hdk->hk", prepared.mean, w, precision=HIGHEST)
-    return LogisticHeads(
-        w=w,
-        b=solution.params[..., -1] - shift,
-        status=solution.status,
-        iterations=solution.iterations,
-        gradient_norm=solution.gradient_norm,
-        objective=solution.objective,
-        initial_objective=solution.initial_objective,
-        gap=solution.gap,
-    )
+@jax.jit
+def _from_prepared(rotation: Array, mean: Array, params: Array) -> tuple[Array, Array]:
+    w = jnp.einsum("dr,hkr->hdk", rotation, params[..., :-1], precision=HIGHEST)
+    return w, params[..., -1] - jnp.einsum("d,hdk->hk", mean, w, precision=HIGHEST)
+
+
+@jax.jit
+def _predict(w: Array, b: Array, x: Array) -> Float[Array, "h n c"]:
+    params = jnp.concatenate([jnp.swapaxes(w, 1, 2), b[..., None]], axis=-1)
+    return probabilities_of(logits_of(params, x.astype(params.dtype).T))
 
 
 def predict_proba(heads: LogisticHeads, x: ArrayLike) -> Float[Array, "h n c"]:
     """Class probabilities of every head on features ``[n, d]`` in the caller's coordinates."""
-    params = jnp.concatenate([jnp.swapaxes(heads.w, 1, 2), heads.b[..., None]], axis=-1)
-    logits = logits_of(params, jnp.asarray(x, params.dtype).T)
-    return probabilities_of(logits)
+    x = np.asarray(x)
+    if x.ndim != 2 or x.shape[1] != heads.w.shape[1]:
+        raise HeadError(f"features must be [n, {heads.w.shape[1]}], found shape {x.shape}")
+    return _predict(heads.w, heads.b, x)
 
 
 @jax.jit

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from w2s_jax.errors import HeadError
 
@@ -38,18 +38,34 @@ class Loss:
     convex: bool = dataclasses.field(default=False, metadata={"static": True})
 
 
+def log_probabilities(logits: Float[Array, " c"]) -> Float[Array, " c"]:
+    """Log-softmax whose values stay accurate near 0.
+
+    The logarithm is of 1 + the other classes' share, so that a confident sample's loss does not
+    drown in the rounding of 1: a line search has to see it fall.
+    """
+    below = logits - jax.lax.stop_gradient(jnp.max(logits))
+    largest = below == 0
+    # On the largest class, exp(u) - 1 to second order at u = 0: its value and its derivatives.
+    others = jnp.sum(jnp.where(largest, below + 0.5 * below**2, jnp.exp(below)))
+    return below - jnp.log1p(others + (jnp.sum(largest) - 1))
+
+
 def _cross_entropy(logits: Float[Array, " c"], target: Float[Array, " c"]) -> Float[Array, ""]:
-    return -jnp.sum(target * jax.nn.log_softmax(logits))
+    return -jnp.sum(target * log_probabilities(logits))
 
 
 def _cross_entropy_binary(z: Array, t: Array) -> Array:
-    return jax.nn.softplus(z) - t * z
+    # softplus(z) - t z, without the cancellation that would hide the loss of confident samples.
+    positive = z > 0
+    size = jnp.where(positive, z, -z)
+    return jnp.log1p(jnp.exp(-size)) + jnp.where(positive, 1 - t, -t) * z
 
 
 def _generalized_cross_entropy(
     logits: Float[Array, " c"], target: Float[Array, " c"], q: Float[Array, ""]
 ) -> Float[Array, ""]:
-    return jnp.sum(target * -jnp.expm1(q * jax.nn.log_softmax(logits))) / q
+    return jnp.sum(target * -jnp.expm1(q * log_probabilities(logits))) / q
 
 
 def _generalized_cross_entropy_binary(z: Array, t: Array, q: Array) -> Array:
@@ -82,6 +98,8 @@ def gce(q: float | np.ndarray | Array) -> Loss:
     'gce'
     """
     values = np.asarray(q, dtype=np.float64)
+    if values.ndim > 1:
+        raise HeadError(f"gce_q must be a scalar or one value per head, found {values.shape}")
     if not np.all((values > 0) & (values <= 1)):
         raise HeadError(
             f"gce_q must lie in (0, 1], found {values.ravel()[:5]}; q near 0 is cross entropy "
@@ -103,6 +121,25 @@ def as_loss(loss: str | Loss) -> Loss:
     if loss == "ce":
         return cross_entropy()
     raise HeadError(f"unknown loss {loss!r}; known: 'ce', gce(q), or a Loss of your own")
+
+
+def has_no_minimum(
+    loss: Loss, mass: Float[Array, "h c"], mean: Float[Array, "h c"]
+) -> Bool[Array, " h"]:
+    """Whether an intercept can lower cross entropy for ever, because of signed targets.
+
+    Lowering the logit of a class everywhere changes the objective by minus its mean target times
+    the logit, in the limit: without a positive mean target there is no minimum. (Generalized cross
+    entropy is bounded.)
+
+    Args:
+      loss: the loss; others than cross entropy are taken to be bounded.
+      mass: mean absolute target of each class; a class of no mass is absent.
+      mean: mean target of each class.
+    """
+    if loss.function is not _cross_entropy:
+        return jnp.zeros(len(mass), bool)
+    return jnp.any((mass > 0) & (mean <= jnp.finfo(mean.dtype).eps * mass), axis=-1)
 
 
 def loss_per_sample(

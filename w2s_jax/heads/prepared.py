@@ -92,7 +92,8 @@ def prepare(
       A `Prepared`, to be passed to `fit_logistic` or `fit_ridge` in place of the features.
 
     Raises:
-      HeadError: if x is not a finite matrix, or float64 is asked for without ``jax_enable_x64``.
+      HeadError: if x is not a finite matrix or its squares overflow the type, or float64 is asked
+        for without ``jax_enable_x64``.
 
     >>> prepare(np.eye(3, 2)).x.shape
     (3, 2)
@@ -112,6 +113,11 @@ def prepare(
     if not np.isfinite(mean).all() or not np.isfinite(x).all():
         raise HeadError("features contain NaN or infinite values; drop or repair these rows first")
     axes, spectrum = _principal_axes(base, mean)
+    if spectrum[0] > jnp.finfo(dtype).max:
+        raise HeadError(
+            f"features are too large for {dtype}: their mean square is {spectrum[0]:.3g} along one "
+            "direction; divide them by a constant first"
+        )
     rotated = np.empty((len(x), axes.shape[1]), dtype)
     for start in range(0, len(x), CHUNK_ROWS):
         block = slice(start, start + CHUNK_ROWS)

@@ -1,7 +1,8 @@
 """How the fit of a head ended."""
 
 RUNNING = -1
-CONVERGED, MAX_ITERATIONS, STALLED, CONSTANT, ABSENT_CLASS, NO_WEIGHT, MINIMUM_NORM = range(7)
+CONVERGED, MAX_ITERATIONS, STALLED, CONSTANT = 0, 1, 2, 3
+ABSENT_CLASS, NO_WEIGHT, MINIMUM_NORM, NO_MINIMUM = 4, 5, 6, 7
 STATUS_NAMES = {
     CONVERGED: "converged",
     MAX_ITERATIONS: "max_iterations",
@@ -10,4 +11,5 @@ STATUS_NAMES = {
     ABSENT_CLASS: "absent_class",
     NO_WEIGHT: "no_weight",
     MINIMUM_NORM: "minimum_norm",
+    NO_MINIMUM: "no_minimum",
 }

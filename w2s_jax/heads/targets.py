@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -11,7 +12,7 @@ from w2s_jax.errors import HeadError
 
 
 class Targets(NamedTuple):
-    """Targets in the solver's layout, leading axis h or 1.
+    """Targets in the solver's layout, on host or device; leading axis h or 1.
 
     Attributes:
       values: two classes: target of class 1 ``[h, n]``; more: class indices ``[h, n]`` (integers)
@@ -19,7 +20,7 @@ class Targets(NamedTuple):
       num_classes: c.
     """
 
-    values: Array
+    values: Array | np.ndarray
     num_classes: int
 
 
@@ -42,7 +43,7 @@ def as_targets(targets: ArrayLike, num_classes: int | None, dtype: jnp.dtype) ->
                 "drop unlabelled rows (-1) or pass num_classes"
             )
         values = host[None] if host.ndim == 1 else host
-        values = jnp.asarray(values, dtype if count == 2 else jnp.int32)
+        values = values.astype(dtype if count == 2 else np.int32)
     elif np.issubdtype(host.dtype, np.floating):
         if host.ndim not in (2, 3) or not host.size:
             raise HeadError(f"soft targets must be [n, c] or [h, n, c], found shape {host.shape}")
@@ -57,7 +58,7 @@ def as_targets(targets: ArrayLike, num_classes: int | None, dtype: jnp.dtype) ->
         count = host.shape[-1]
         values = host[None] if host.ndim == 2 else host
         values = values[..., 1] if count == 2 else np.swapaxes(values, 1, 2)
-        values = jnp.asarray(values, dtype)
+        values = values.astype(dtype)
     else:
         raise HeadError(
             f"targets must be integers or floats, found dtype {host.dtype}; encode class names "
@@ -68,17 +69,22 @@ def as_targets(targets: ArrayLike, num_classes: int | None, dtype: jnp.dtype) ->
     return Targets(values, count)
 
 
-def class_mass(targets: Array, weights: Array, num_classes: int) -> Float[Array, "h c"]:
-    """Weight of each class, by absolute target."""
+def class_mass(
+    targets: Array, weights: Float[Array, "h n"], num_classes: int
+) -> tuple[Float[Array, "m c"], Float[Array, "m c"]]:
+    """Weight of each class, by absolute target and by signed target.
+
+    m is the number of heads, 1 if they share both targets and weights.
+    """
     if num_classes == 2:
-        return jnp.stack(
-            [
-                jnp.sum(weights * jnp.abs(1 - targets), axis=-1),
-                jnp.sum(weights * jnp.abs(targets), axis=-1),
-            ],
-            axis=-1,
+        each = jnp.stack([1 - targets, targets], axis=1)
+    elif jnp.issubdtype(targets.dtype, jnp.integer):
+        # One class after another: the one-hot targets of all heads would fill the memory.
+        of_class = jax.lax.map(
+            lambda c: jnp.sum(weights * (targets == c), axis=-1), jnp.arange(num_classes)
         )
-    if jnp.issubdtype(targets.dtype, jnp.integer):
-        one_class = [jnp.sum(weights * (targets == c), axis=-1) for c in range(num_classes)]
-        return jnp.stack(one_class, axis=-1)
-    return jnp.sum(weights[:, None, :] * jnp.abs(targets), axis=-1)
+        return of_class.T, of_class.T
+    else:
+        each = targets
+    mean = jnp.sum(weights[:, None, :] * each, axis=-1)
+    return jnp.sum(weights[:, None, :] * jnp.abs(each), axis=-1), mean
