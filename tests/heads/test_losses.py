@@ -1,0 +1,104 @@
+"""Generalized cross entropy is the stated loss; fast forms equal general ones; own losses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.heads.reference import objective, one_hot, problem, scipy_minimum
+from w2s_jax.errors import HeadError
+from w2s_jax.heads import Loss, cross_entropy, fit_logistic, gce
+from w2s_jax.heads.losses import loss_per_sample
+
+TIGHT = {"rtol": 1e-15, "atol": 1e-18}
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("q", [0.05, 0.5, 1.0])
+def test_the_gradient_is_that_of_the_stated_loss(q):
+    logits = jnp.array([0.3, -1.2, 0.8])
+    target = jnp.array([0.0, 1.0, 0.0])
+    loss = gce(q)
+    gradient = jax.grad(lambda z: loss.function(z, target, q))(logits)
+    p = jax.nn.softmax(logits)
+    assert float(loss.function(logits, target, q)) == pytest.approx((1 - p[1] ** q) / q)
+    # p^q times the gradient of cross entropy; public code under this name has q p^q times it.
+    np.testing.assert_allclose(gradient, p[1] ** q * (p - target), rtol=1e-12)
+    step = 1e-6
+    for j in range(3):
+        up, down = (loss.function(logits.at[j].add(s), target, q) for s in (step, -step))
+        assert float(gradient[j]) == pytest.approx(float(up - down) / (2 * step), abs=1e-8)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("num_classes", [2, 3])
+@pytest.mark.parametrize("q", [0.2, 0.7, 1.0])
+def test_gce_descends_to_scipys_minimum_from_the_same_start(num_classes, q):
+    x, y = problem(200, 6, num_classes, noise=0.7)
+    targets = one_hot(y, num_classes)
+    ce = fit_logistic(x, y, l2=0.02, **TIGHT)
+    for start in (None, ce):
+        heads = fit_logistic(x, y, l2=0.02, loss=gce(q), init=start, **TIGHT)
+        given = None if start is None else (np.asarray(start.w[0]), np.asarray(start.b[0]))
+        w, _, value = scipy_minimum(x, targets, 0.02, given, q=q)
+        assert float(heads.objective[0]) == pytest.approx(value, rel=1e-8)
+        np.testing.assert_allclose(heads.w[0], w, atol=1e-5)
+        reached, by_w, by_b = objective(heads.w[0], heads.b[0], x, targets, 0.02, q=q)
+        assert max(np.abs(by_w).max(), np.abs(by_b).max()) < 1e-7
+        assert reached == pytest.approx(float(heads.objective[0]), rel=1e-12)
+        assert float(heads.objective[0]) <= float(heads.initial_objective[0])
+
+
+@pytest.mark.usefixtures("float64")
+def test_gce_tends_to_cross_entropy():
+    x, y = problem(100, 5)
+    ce = fit_logistic(x, y, l2=0.05, **TIGHT)
+    heads = fit_logistic(x, y, l2=0.05, loss=gce([1e-6, 1e-3]), **TIGHT)
+    distance = np.abs(np.asarray(heads.w) - np.asarray(ce.w)).max(axis=(1, 2))
+    assert distance[0] < 1e-5
+    assert distance[0] < distance[1] < 1e-2
+
+
+@pytest.mark.usefixtures("float64")
+def test_one_exponent_a_head():
+    x, y = problem(100, 5)
+    together = fit_logistic(x, y, l2=0.05, loss=gce([0.1, 0.5, 0.9]), **TIGHT)
+    for i, q in enumerate((0.1, 0.5, 0.9)):
+        alone = fit_logistic(x, y, l2=0.05, loss=gce(q), **TIGHT)
+        np.testing.assert_allclose(together.w[i], alone.w[0], atol=1e-8)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("loss", [cross_entropy(), gce(0.4)], ids=["ce", "gce"])
+def test_the_form_for_two_classes_equals_the_general_one(loss):
+    z = jnp.array([[[-40.0, -3.0, -0.1, 0.0, 0.2, 5.0, 60.0]]])
+    params = tuple(jnp.broadcast_to(p, (1,)) for p in loss.params)
+    fast = Loss(loss.function, loss.binary, params)
+    general = Loss(loss.function, None, params)
+    for t in (0.0, 1.0, 0.3, -0.25, 1.25):
+        targets = jnp.full((1, 7), t)
+        values = [loss_per_sample(form, z, targets) for form in (fast, general)]
+        np.testing.assert_allclose(values[0], values[1], rtol=1e-12, atol=1e-15)
+        slopes = [
+            jax.grad(lambda a, form=form, t=targets: loss_per_sample(form, a, t).sum())(z)
+            for form in (fast, general)
+        ]
+        np.testing.assert_allclose(slopes[0], slopes[1], rtol=1e-10, atol=1e-15)
+
+
+def plain_cross_entropy(logits, target):
+    return -jnp.sum(target * jax.nn.log_softmax(logits))
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_a_loss_of_ones_own(num_classes):
+    x, y = problem(100, 5, num_classes)
+    own = fit_logistic(x, y, l2=0.05, loss=Loss(plain_cross_entropy, convex=True), **TIGHT)
+    np.testing.assert_allclose(own.w, fit_logistic(x, y, l2=0.05, **TIGHT).w, atol=1e-7)
+
+
+@pytest.mark.parametrize("q", [0.0, -0.1, 1.1, np.nan, [0.5, 2.0]])
+def test_impossible_exponents(q):
+    with pytest.raises(HeadError, match=r"\(0, 1\]"):
+        gce(q)
