@@ -78,7 +78,7 @@ class Labelled(NamedTuple):
 
 def fit_labelled(
     prepared: Prepared,
-    labels: Int[np.ndarray, " n"],
+    labels: Int[np.ndarray, " all"],
     tasks: Sequence[Labelled],
     num_classes: int,
 ) -> Heads:
@@ -86,7 +86,7 @@ def fit_labelled(
 
     Args:
         prepared: features of all rows.
-        labels: class of every row ``[n]``.
+        labels: class of every row.
         tasks: one set of rows each.
         num_classes: c.
 
@@ -132,9 +132,9 @@ def correctness(
     prepared: Prepared,
     heads: Heads,
     rows: Int[np.ndarray, " n"],
-    labels: Int[np.ndarray, " n"],
+    labels: Int[np.ndarray, " all"],
     memory: int = DEFAULT_MEMORY,
-) -> Bool[np.ndarray, "h n"]:
+) -> Bool[np.ndarray, "_ n"]:
     """Whether each head is right on each of some rows (the lower class wins ties).
 
     Args:

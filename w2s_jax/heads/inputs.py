@@ -2,7 +2,8 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
+from numpy.typing import ArrayLike
 
 from w2s_jax.errors import HeadError
 from w2s_jax.heads.prepared import Prepared, prepare, x64_enabled

@@ -150,7 +150,7 @@ def fit_rows(
     rows: Int[Array | np.ndarray, " n"],
     targets: Targets,
     *,
-    weights: Float[Array | np.ndarray, "h n"] | None = None,
+    weights: Float[Array | np.ndarray, "#h n"] | None = None,
     l2: Float[Array | np.ndarray, " h"],
     loss: Loss,
     fit_intercept: bool = True,

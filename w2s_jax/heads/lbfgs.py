@@ -57,7 +57,7 @@ class Problem:
     x: Float[Array, "n r"]
     xt: Float[Array, "r n"]
     targets: Array
-    weights: Float[Array, "h n"]
+    weights: Float[Array, "#h n"]
     l2: Float[Array, " h"]
     offset: Float[Array, "h k"]
     spectrum: Float[Array, " r"]

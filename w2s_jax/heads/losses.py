@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
+from numpy.typing import ArrayLike
 
 from w2s_jax.errors import HeadError
 
@@ -33,7 +34,7 @@ class Loss:
 
     function: Callable[..., Array] = dataclasses.field(metadata={"static": True})
     binary: Callable[..., Array] | None = dataclasses.field(default=None, metadata={"static": True})
-    params: tuple[Array, ...] = ()
+    params: tuple[Array | np.ndarray, ...] = ()
     name: str = dataclasses.field(default="custom", metadata={"static": True})
     convex: bool = dataclasses.field(default=False, metadata={"static": True})
 
@@ -63,7 +64,7 @@ def _cross_entropy_binary(z: Array, t: Array) -> Array:
 
 
 def _generalized_cross_entropy(
-    logits: Float[Array, " c"], target: Float[Array, " c"], q: Float[Array, ""]
+    logits: Float[Array, " c"], target: Float[Array, " c"], q: Array | float
 ) -> Float[Array, ""]:
     return jnp.sum(target * -jnp.expm1(q * log_probabilities(logits))) / q
 
@@ -79,7 +80,7 @@ def cross_entropy() -> Loss:
     return Loss(_cross_entropy, _cross_entropy_binary, (), "ce", convex=True)
 
 
-def gce(q: float | np.ndarray | Array) -> Loss:
+def gce(q: ArrayLike) -> Loss:
     """Generalized cross entropy, ``sum_c t_c (1 - p_c^q) / q`` with q in (0, 1].
 
     The stated loss itself, whose gradient is ``p^q`` times that of cross entropy. (Public code

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
 
 from w2s_jax.errors import HeadError
 
@@ -70,7 +70,7 @@ def as_targets(targets: ArrayLike, num_classes: int | None, dtype: jnp.dtype) ->
 
 
 def class_mass(
-    targets: Array, weights: Float[Array, "h n"], num_classes: int
+    targets: Array, weights: Float[Array, "_ n"], num_classes: int
 ) -> tuple[Float[Array, "m c"], Float[Array, "m c"]]:
     """Weight of each class, by absolute target and by signed target.
 
