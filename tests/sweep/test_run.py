@@ -1,5 +1,6 @@
 """The whole chain against a slow one written with scikit-learn and scipy, and its invariants."""
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -299,3 +300,14 @@ def test_a_config_needs_what_its_method_reads(sets):
     config = Config("weak:strong", "enhanced", 0, 0.2, 0.3, 60, 120, 0, 0.01, 0.03)
     with pytest.raises(w2s_jax.W2SError, match="needs retrain_targets, retrain_init"):
         run([config], pairs=resolve_pairs([sets]))
+
+
+def test_float64_end_to_end(sets, rows):
+    with jax.enable_x64(True):
+        wide = run(Grid(pairs=(sets,), **{**COMMON, "seeds": (0,)}), dtype=np.float64)
+    narrow = rows[rows["seed"] == 0].reset_index(drop=True)
+    assert wide["key"].tolist() == narrow["key"].tolist()
+    np.testing.assert_allclose(wide["student_objective"], narrow["student_objective"], rtol=1e-4)
+    assert (wide["student_gap"] <= 1.1e-10 * wide["student_objective"] + 1e-17).all()
+    with pytest.raises(w2s_jax.W2SError, match="jax_enable_x64"):
+        run(Grid(pairs=(sets,), **COMMON), dtype=np.float64)

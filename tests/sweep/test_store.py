@@ -1,5 +1,6 @@
 import json
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -82,11 +83,22 @@ def test_changed_features_are_refused_with_both_fingerprints(sets, tmp_path):
     assert changed[1].fingerprint[:12] in str(error.value)
 
 
+def test_precisions_are_not_mixed(sets, tmp_path):
+    run(Grid(pairs=(sets,), **SMALL), out=tmp_path)
+    with (
+        jax.enable_x64(True),
+        pytest.raises(StoreError, match="in float32, this run is in float64"),
+    ):
+        run(Grid(pairs=(sets,), **SMALL), out=tmp_path, dtype=np.float64)
+
+
 def test_a_directory_that_is_something_else_is_left_alone(sets, tmp_path):
     (tmp_path / "thesis.tex").write_text("do not touch")
     with pytest.raises(StoreError, match="choose another --out"):
         run(Grid(pairs=(sets,), **SMALL), out=tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(StoreError, match="is a file"):
+        run(Grid(pairs=(sets,), **SMALL), out=tmp_path / "thesis.tex")
 
 
 def test_damage_is_named(sets, tmp_path):

@@ -57,6 +57,8 @@ class Store:
     ):
         self.path = Path(path)
         self._rows = self.path / "rows"
+        if self.path.exists() and not self.path.is_dir():
+            raise StoreError(f"{self.path} is a file; give a directory for the results")
         manifest = read_manifest(self.path) if (self.path / "sweep.json").exists() else None
         if manifest is None and self.path.exists() and any(self.path.iterdir()):
             raise StoreError(f"{self.path} is not empty and holds no sweep; choose another --out")
@@ -70,6 +72,12 @@ class Store:
                         f"{_short(old)}, now {_short(pairs[name])}; choose another --out, or "
                         "restore the feature files"
                     )
+            stored = {old.get("dtype") for old in manifest["runs"]} - {settings.get("dtype")}
+            if stored:
+                raise StoreError(
+                    f"{self.path} holds results in {stored.pop()}, this run is in "
+                    f"{settings.get('dtype')}; choose another --out"
+                )
             pairs = {**manifest["pairs"], **pairs}
             grids = manifest["runs"] + ([settings] if settings not in manifest["runs"] else [])
         try:
