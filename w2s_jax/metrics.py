@@ -127,8 +127,8 @@ def accuracy_at(
 
     sum_y pi_y [(1 - eta_t) acc(y, majority) + eta_t acc(y, minority)], linear in eta_t.
 
-    >>> float(accuracy_at(0.25, np.array(0.9), np.array(0.5)))
-    0.8
+    >>> accuracy_at(0.25, np.array([0.9]), np.array([0.5])).tolist()
+    [0.8]
     """
     return (1 - eta_t) * majority + eta_t * minority
 
