@@ -2,8 +2,8 @@
 
     python experiments/quickstart.py
 
-Cost: 3,740 distinct heads, about a minute on 2 cores. Teachers and students are trained over a grid of
-penalties; each draw's penalties are chosen by its own labelled validation rows; Enhanced-W2S is
+Cost: 3,740 distinct heads, about a minute on 2 cores. Teachers and students are trained over a grid
+of penalties; each draw's penalties are chosen by its own labelled validation rows; Enhanced-W2S is
 trained at these. Ends with a table and the path of a page with figures. The rows stay in --out, and
 a second start computes only what is missing.
 """
@@ -43,7 +43,7 @@ def main() -> None:
     vanilla = run(grid, pairs=pairs, out=FLAGS.out, progress=True)
 
     print("2/3  Enhanced-W2S at the penalties that labelled validation rows choose")
-    chosen = select_l2(vanilla[vanilla["method"] == "vanilla"])
+    chosen = select_l2(vanilla.query("method == 'vanilla'"))
     configs = [
         Config.from_row(
             row,

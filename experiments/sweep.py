@@ -53,7 +53,7 @@ def main() -> None:
     from w2s_jax.sweep import Grid, parse_axis, plan_grid, run
 
     jax.config.update("jax_enable_x64", FLAGS.precision == "float64")
-    axes = {name: parse_axis(FLAGS[name].value, name) for name in AXES if FLAGS[name].value}
+    axes = {name: parse_axis(str(FLAGS[name].value), name) for name in AXES if FLAGS[name].value}
     teacher = FLAGS.teacher
     if FLAGS.teacher_predictions:
         teacher = f"predictions={FLAGS.teacher_predictions}"
@@ -62,7 +62,7 @@ def main() -> None:
         n_validation=FLAGS.n_validation,
         eta_o=FLAGS.eta_o,
         **axes,
-        **{name: tuple(FLAGS[name].value) for name in WORDS},
+        **{name: tuple(FLAGS[name].value or ()) for name in WORDS},
     )
     if FLAGS.dry_run:
         print(plan_grid(grid).describe())

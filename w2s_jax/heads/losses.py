@@ -7,6 +7,7 @@ for all heads or one per head, so that another value compiles nothing.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -159,7 +160,7 @@ def loss_per_sample(
         if loss.binary is not None:
             return loss.binary(logits[:, 0], targets, *(p[:, None] for p in loss.params))
 
-        def two_class(z: Array, t: Array, *params: Array) -> Array:
+        def two_class(z: Array, t: Array, *params: Any) -> Array:
             zeros = jnp.zeros_like(z)
             return loss.function(jnp.stack([zeros, z]), jnp.stack([1 - t, t]), *params)
 

@@ -249,7 +249,7 @@ class Grid:
             GridError: where "eta_o" is asked of a pair that has none.
         """
         seen = set()
-        common = itertools.product(
+        common: Any = itertools.product(
             pairs, self.feature_scaling, self.class_prior, self.seeds, self.n_labelled
         )
         for pair, scaling, prior, seed, n_labelled in common:

@@ -256,7 +256,7 @@ class _Runner:
         for key in group.teachers:
             by_rows.setdefault(key[:2], []).append(key)
         tasks = [
-            Labelled(labelled[rows], np.unique([key[3] for key in keys]))
+            Labelled(labelled[rows], np.unique(np.array([key[3] for key in keys], np.float64)))
             for rows, keys in by_rows.items()
         ]
         heads = self._fit_labelled(side, data.labels, tasks, num_classes)

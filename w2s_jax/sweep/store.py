@@ -145,7 +145,8 @@ def read_manifest(run: str | Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text())
         version = document["format_version"]
-        document["pairs"], document["runs"]  # noqa: B018
+        if not {"pairs", "runs"} <= document.keys():
+            raise KeyError("pairs, runs")
     except FileNotFoundError:
         raise StoreError(f"{run} holds no sweep (no sweep.json); give a run directory") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
