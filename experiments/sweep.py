@@ -53,7 +53,11 @@ def main() -> None:
     from w2s_jax.sweep import Grid, parse_axis, plan_grid, run
 
     jax.config.update("jax_enable_x64", FLAGS.precision == "float64")
-    axes = {name: parse_axis(str(FLAGS[name].value), name) for name in AXES if FLAGS[name].value}
+    axes = {
+        name: parse_axis(str(FLAGS[name].value), name)
+        for name in AXES
+        if FLAGS[name].value or name != "retrain_l2"
+    }
     teacher = FLAGS.teacher
     if FLAGS.teacher_predictions:
         teacher = f"predictions={FLAGS.teacher_predictions}"

@@ -247,3 +247,21 @@ def test_sources_that_cannot_stay_apart_are_an_error():
     pool = make_pool([[60, 60], [60, 60]], sources=True)
     with pytest.raises(DrawError, match="would serve both labelled and unlabelled"):
         pool.draw(0, Request(0.0, 100, 1.0, 100))
+
+
+@given(votes=votes, n=st.integers(0, 300))
+def test_seats_equal_the_definition(votes, n):
+    seats = [0] * len(votes)
+    for _ in range(n):  # one seat after another, ties to the lower class
+        quotients = [v / (2 * s + 1) for v, s in zip(votes, seats, strict=True)]
+        seats[quotients.index(max(quotients))] += 1
+    assert class_seats(n, votes).tolist() == seats
+
+
+def test_seats_of_many_classes_and_rows_are_cheap():
+    assert class_seats(10**9, (1,) * 1000).tolist() == [10**6] * 1000
+
+
+def test_a_pool_without_labels_has_no_prior_of_its_own():
+    with pytest.raises(DrawError, match="use 'equal'"):
+        make_pool([[0, 0], [0, 0]], num_unlabelled=5, class_prior="pool")

@@ -43,6 +43,9 @@ def script(main: Callable[[], None]) -> Callable[[list[str]], None]:
             if len(argv) > 1:
                 raise W2SError(f"unexpected argument {argv[1]!r}; settings are flags --name=value")
             main()
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted; rows committed so far stay, the same command goes on\n")
+            sys.exit(130)
         except W2SError as error:
             sys.stderr.write(f"error: {error}\n")
             sys.exit(2)

@@ -31,23 +31,34 @@ def minority_count(n: int, eta: float | Decimal) -> int:
     return int(exact.to_integral_value(rounding=ROUND_FLOOR))
 
 
-@functools.lru_cache(maxsize=256)
-def _seat_order(votes: tuple[int, ...], n: int) -> np.ndarray:
-    """The class that each of n seats goes to, by Sainte-Laguë; ties to the lower class."""
-    quotients = np.array(votes, np.float64)[:, None] / (2 * np.arange(n) + 1)
-    classes = np.repeat(np.arange(len(votes)), n)
-    # Divisions round correctly, so equal quotients are equal floats and stay in class order.
-    return classes[np.argsort(-quotients.ravel(), kind="stable")[:n]]
+@functools.lru_cache(maxsize=4096)
+def _seats(n: int, votes: tuple[int, ...]) -> tuple[int, ...]:
+    """Sainte-Laguë seats: rounded shares, then the few seats that rounding left over or overspent.
+
+    Rounding at a divisor is Sainte-Laguë for its own total, so priorities lead from there to n.
+    Divisions round correctly: equal quotients are equal floats, and ties are seen as ties.
+    """
+    total, shares = sum(votes), np.array(votes, np.float64)
+    if not total:
+        return (0,) * len(votes)
+    seats = np.array([max(0, -((total - 2 * n * v) // (2 * total))) for v in votes])
+    while seats.sum() < n:
+        seats[np.argmax(shares / (2 * seats + 1))] += 1
+    while seats.sum() > n:
+        last = np.where(seats > 0, shares / np.maximum(2 * seats - 1, 1), np.inf)
+        seats[len(last) - 1 - np.argmin(last[::-1])] -= 1
+    return tuple(int(s) for s in seats)
 
 
 def class_seats(n: int, votes: Sequence[int]) -> Int[np.ndarray, " c"]:
     """Divides n rows among classes in proportion to votes; no class loses a row as n grows.
 
+    Ties go to the lower class.
+
     >>> class_seats(5, (1, 1)).tolist(), class_seats(10, (3, 1)).tolist()
     ([3, 2], [8, 2])
     """
-    size = 1 << max(n - 1, 1).bit_length()
-    return np.bincount(_seat_order(tuple(votes), size)[:n], minlength=len(votes))
+    return np.array(_seats(n, tuple(votes)))
 
 
 def cell_counts(n: int, eta: float | Decimal, votes: Sequence[int]) -> Int[np.ndarray, "c 2"]:
@@ -153,6 +164,10 @@ class Pool:
         self._cell = cell.astype(np.int64)
         self.sizes = np.bincount(self._cell, minlength=2 * num_classes + 1)[:-1].reshape(-1, 2)
         self.num_unlabelled = int(np.sum(self._labels < 0))
+        if class_prior == "pool" and not self.sizes.any():
+            raise DrawError(
+                "class_prior='pool' needs labelled rows in the pool, found none; use 'equal'"
+            )
         self._last_ranks: tuple[int, tuple[np.ndarray, np.ndarray]] | None = None
 
     @property

@@ -5,7 +5,7 @@ import pytest
 from tests.toy import toy_set
 from w2s_jax.errors import DrawError, GridError
 from w2s_jax.features import make_feature_set
-from w2s_jax.sweep import Config, Grid, parse_axis, plan_grid, resolve_pairs
+from w2s_jax.sweep import Config, Grid, parse_axis, plan_grid, resolve_pairs, run
 
 
 @pytest.mark.parametrize(
@@ -180,3 +180,42 @@ def test_sources_that_meet_fail_in_the_plan(sets):
     plan_grid(Grid(pairs=(pair,), eta_u=0.5, n_labelled=20, n_unlabelled=60))
     with pytest.raises(DrawError, match="would serve both"):
         plan_grid(Grid(pairs=(pair,), eta_l=0.0, eta_u=1.0, n_labelled=120, n_unlabelled=150))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"keep_fraction": 5.0}, "keep_fraction must be"),
+        ({"student_l2": -1.0}, "student_l2 must be"),
+        ({"student_l2": float("inf")}, "student_l2 must be"),
+        ({"seed": -1}, "seed must be"),
+        ({"retrain_init": "cold"}, "unknown retrain_init 'cold'"),
+        ({"pseudolabels": "x"}, "unknown pseudolabels 'x'"),
+        ({"method": "enhanced"}, "needs retrain_targets"),
+    ],
+)
+def test_configurations_are_checked_like_grids(change, message):
+    with pytest.raises(GridError, match=message):
+        config(**change)
+
+
+def test_equal_settings_have_equal_keys():
+    prints = {"a:b": ("t", "s")}
+    assert config(eta_u=0.1 + 0.2).key(prints) == config(eta_u=0.3).key(prints)
+    assert config(student_l2=1).key(prints) == config(student_l2=1.0).key(prints)
+
+
+def test_vanilla_is_always_among_the_methods():
+    grid = Grid(pairs="a:b", eta_l=0.1, eta_u=0.1, seeds=0, methods="enhanced")
+    assert [c.method for c in grid.configs({"a:b": None})] == ["vanilla", "enhanced"]
+
+
+@pytest.mark.parametrize("pairs", [3, [3], {"a": "b"}])
+def test_what_is_no_pair_at_all(pairs):
+    with pytest.raises(GridError, match="found"):
+        resolve_pairs(Grid(pairs=pairs).pairs)
+
+
+def test_an_empty_list_of_configurations(sets):
+    with pytest.raises(GridError, match="nothing to run"):
+        run([], pairs=resolve_pairs([sets]))

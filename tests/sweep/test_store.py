@@ -130,3 +130,29 @@ def test_some_columns_only(sets, tmp_path):
     rows = read_rows(tmp_path, columns=["method", "student_accuracy"])
     assert rows.columns.tolist() == ["method", "student_accuracy"]
     assert np.isfinite(rows["student_accuracy"]).all()
+
+
+def test_a_start_that_could_not_write_does_not_lock_the_directory(sets, tmp_path):
+    (tmp_path / "rows").mkdir()
+    (tmp_path / ".sweep.json.1.tmp").write_text("{")
+    assert len(run(Grid(pairs=(sets,), **SMALL), out=tmp_path)) == 8
+
+
+def test_rows_that_two_processes_computed_count_once(sets, tmp_path):
+    rows = run(Grid(pairs=(sets,), **SMALL), out=tmp_path)
+    Store(tmp_path, {}, {"dtype": "float32"}).add(rows.iloc[2:5])
+    pd.testing.assert_frame_equal(read_rows(tmp_path), rows, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"format_version": "1", "pairs": {}, "runs": []}',
+        '{"format_version": 1, "pairs": [], "runs": []}',
+        "[]",
+    ],
+)
+def test_a_manifest_of_wrong_types(tmp_path, text):
+    (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises(StoreError, match="damaged"):
+        read_rows(tmp_path)

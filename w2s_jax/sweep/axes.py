@@ -59,7 +59,7 @@ def parse_axis(text: str, name: str) -> tuple[float | str, ...]:
         except (InvalidOperation, ValueError, IndexError):
             raise GridError(
                 f"--{name}: cannot read {entry!r}; give numbers such as 0.1,0.5, or ranges "
-                "start:stop:num or start:stop:num:log"
+                "start:stop:num or start:stop:num:log (both ends included: ten seeds are 0:9:10)"
             ) from None
         if log:
             spaced = np.geomspace(float(start), float(stop), num)
@@ -105,7 +105,7 @@ def check_numbers(
         if number and not isinstance(value, bool):
             whole = not integer or float(value).is_integer()
             above = value > low if open_low else value >= low
-            if whole and above and value <= high:
+            if whole and above and value <= high and np.isfinite(value):
                 out.append(int(value) if integer else canonical(float(value)))
                 continue
         kind = "a whole number" if integer else "a number"

@@ -21,6 +21,22 @@ OPTIONS = {
     "retrain_init": ("zero", "warm"),
 }
 METHOD_HYPERPARAMETERS = ("keep_fraction", "gce_q", "retrain_l2")
+CHOICES = {**OPTIONS, "feature_scaling": SCALINGS, "class_prior": CLASS_PRIORS}
+# What a number may be, for grids and single configurations alike (see `check_numbers`).
+NUMBERS: dict[str, dict[str, Any]] = {
+    "eta_l": {"low": 0, "high": 1},
+    "eta_u": {"low": 0, "high": 1},
+    "n_labelled": {"low": 1, "integer": True},
+    "n_unlabelled": {"low": 1, "integer": True},
+    "n_validation": {"low": 0, "integer": True},
+    "teacher_l2": {"low": 0},
+    "student_l2": {"low": 0},
+    "keep_fraction": {"low": 0, "high": 1, "open_low": True},
+    "gce_q": {"low": 0, "high": 1, "open_low": True},
+    "retrain_l2": {"low": 0},
+    "seed": {"low": 0, "high": 2**53, "integer": True},
+}
+WORDS = {"eta_l": (ETA_O,), "eta_u": (ETA_O, UNLABELLED)}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,7 +94,7 @@ class Config:
         kinds = {f.name: f.type for f in dataclasses.fields(cls)}
         fields: dict[str, Any] = {}
         for name, kind in kinds.items():
-            value = changes[name] if name in changes else row[name]
+            value = changes[name] if name in changes else row.get(name)
             if value is None or value != value:
                 fields[name] = None
             elif "int" in str(kind):
@@ -95,8 +111,21 @@ class Config:
         """Drops what the method does not read, and fills in defaults that depend on other fields.
 
         Raises:
-            GridError: where the method reads something that is not given.
+            GridError: where a value is out of range, or the method reads one that is not given.
         """
+        checked = {
+            name: check_numbers((getattr(self, name),), name, **axis)[0]
+            for name, axis in NUMBERS.items()
+            if getattr(self, name) is not None
+        }
+        for name, known in CHOICES.items():
+            value = getattr(self, name)
+            if value is not None and value not in known:
+                raise GridError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+        return dataclasses.replace(self, **checked)._as_read()
+
+    def _as_read(self) -> "Config":
+        """`canonical` for values that a grid has checked."""
         method = get_method(self.method)
         options = {
             name: getattr(self, name) if name in method.options else None for name in OPTIONS
@@ -158,7 +187,7 @@ class Grid:
         gce_q: exponents of generalized cross entropy, in (0, 1].
         retrain_l2: penalties of the retraining.
         seeds: of the draws.
-        methods: names of methods.
+        methods: names of methods; vanilla is always among them.
         pseudolabels: "hard", "soft".
         retrain_targets: "teacher", "student".
         retrain_init: "zero", "warm".
@@ -196,27 +225,21 @@ class Grid:
 
     def __post_init__(self) -> None:
         """Checks every axis and stores it as a tuple."""
-        numbers: dict[str, dict[str, Any]] = {
-            "eta_l": {"low": 0, "high": 1, "words": (ETA_O,)},
-            "eta_u": {"low": 0, "high": 1, "words": (ETA_O, UNLABELLED)},
-            "n_labelled": {"low": 1, "integer": True},
-            "n_unlabelled": {"low": 1, "integer": True},
-            "teacher_l2": {"low": 0},
-            "student_l2": {"low": 0},
-            "keep_fraction": {"low": 0, "high": 1, "open_low": True},
-            "gce_q": {"low": 0, "high": 1, "open_low": True},
-            "seeds": {"low": 0, "high": 2**63, "integer": True},
-        }
-        known = {**OPTIONS, "feature_scaling": SCALINGS, "class_prior": CLASS_PRIORS}
-        for name, limits in numbers.items():
-            self._set(name, check_numbers(as_tuple(getattr(self, name), name), name, **limits))
+        for name, axis in NUMBERS.items():
+            field, words = ("seeds" if name == "seed" else name), WORDS.get(name, ())
+            if name in ("retrain_l2", "n_validation"):
+                continue
+            values = as_tuple(getattr(self, field), field)
+            self._set(field, check_numbers(values, field, words=words, **axis))
         retrain = as_tuple(self.retrain_l2, "retrain_l2")
         given = check_numbers(tuple(v for v in retrain if v is not None), "retrain_l2", low=0)
         self._set("retrain_l2", ((None,) if None in retrain else ()) + given)
-        check_numbers((self.n_validation,), "n_validation", low=0, integer=True)
+        size = check_numbers((self.n_validation,), "n_validation", low=0, integer=True)
+        object.__setattr__(self, "n_validation", size[0])
         if self.eta_o is not None:
-            check_numbers((self.eta_o,), "eta_o", low=0, high=1)
-        for name, words in known.items():
+            eta_o = check_numbers((self.eta_o,), "eta_o", low=0, high=1)
+            object.__setattr__(self, "eta_o", eta_o[0])
+        for name, words in CHOICES.items():
             values = as_tuple(getattr(self, name), name)
             for value in values:
                 if value not in words:
@@ -227,9 +250,13 @@ class Grid:
             get_method(method)
         pairs = self.pairs
         if isinstance(pairs, str) or (
-            isinstance(pairs, tuple) and len(pairs) == 2 and not _are_pairs(pairs)
+            isinstance(pairs, tuple | list) and len(pairs) == 2 and not _are_pairs(pairs)
         ):
             pairs = (pairs,)
+        if not isinstance(pairs, tuple | list):
+            raise GridError(
+                f"pairs must be 'teacher:student' or (teacher, student), found {pairs!r}"
+            )
         self._set("pairs", tuple(pairs))
         if not self.pairs:
             raise GridError("pairs has no values; give at least one teacher and student")
@@ -249,6 +276,8 @@ class Grid:
             GridError: where "eta_o" is asked of a pair that has none.
         """
         seen = set()
+        # Every method is compared with vanilla, whose heads most methods begin with anyway.
+        methods = dict.fromkeys(("vanilla", *self.methods))
         common: Any = itertools.product(
             pairs, self.feature_scaling, self.class_prior, self.seeds, self.n_labelled
         )
@@ -260,7 +289,7 @@ class Grid:
                 self.n_unlabelled,
                 self.teacher_l2,
                 self.student_l2,
-                self.methods,
+                methods,
             ):
                 base = Config(
                     pair=pair,
@@ -277,7 +306,7 @@ class Grid:
                     class_prior=prior,
                 )
                 for extra in self._method_axes(get_method(method)):
-                    config = dataclasses.replace(base, **extra).canonical()
+                    config = dataclasses.replace(base, **extra)._as_read()
                     if config not in seen:
                         seen.add(config)
                         yield config

@@ -95,7 +95,9 @@ def resolve_pairs(entries: Iterable[Any], join: str = "exact") -> dict[str, Pair
     loaded: dict[Any, Any] = {}
     pairs: dict[str, Pair] = {}
     for entry in entries:
-        sides = entry.split(":") if isinstance(entry, str) else tuple(entry)
+        sides = entry.split(":") if isinstance(entry, str) else entry
+        if not isinstance(sides, tuple | list):
+            raise GridError(f"a pair is teacher:student or (teacher, student), found {entry!r}")
         if len(sides) != 2 or not all(isinstance(s, FeatureSet | Predictions) or s for s in sides):
             raise GridError(f"a pair is teacher:student, found {entry!r}")
         both = []

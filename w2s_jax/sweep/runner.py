@@ -71,11 +71,15 @@ def run(
         W2SError: for anything wrong with the grid, the features or the store, before any head is
             trained.
     """
+    if np.dtype(dtype) not in (np.float32, np.float64):
+        raise GridError(f"heads are trained in float32 or float64, found {np.dtype(dtype)}")
     if np.dtype(dtype) == np.float64 and not x64_enabled():
         raise GridError(
             "float64 needs jax_enable_x64; call jax.config.update('jax_enable_x64', True)"
         )
     plan = plan_grid(grid, pairs)
+    if not plan.num_configs:
+        raise GridError("there is nothing to run: the list of configurations is empty")
     store = None
     if out is not None:
         fingerprints = {name: pair.fingerprints for name, pair in plan.pairs.items()}

@@ -60,7 +60,7 @@ class Store:
         if self.path.exists() and not self.path.is_dir():
             raise StoreError(f"{self.path} is a file; give a directory for the results")
         manifest = read_manifest(self.path) if (self.path / "sweep.json").exists() else None
-        if manifest is None and self.path.exists() and any(self.path.iterdir()):
+        if manifest is None and self.path.exists() and not _is_untouched(self.path):
             raise StoreError(f"{self.path} is not empty and holds no sweep; choose another --out")
         pairs = _pinned(fingerprints)
         grids = [settings]
@@ -83,7 +83,7 @@ class Store:
         try:
             self._rows.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"cannot make {self.path}: {error.strerror}") from error
+            raise StoreError(f"cannot make {self._rows}: {error.strerror}") from error
         document = {
             "format_version": FORMAT_VERSION,
             "schema_version": SCHEMA_VERSION,
@@ -119,6 +119,15 @@ class Store:
         _write_atomically(self._rows / f"{name}.parquet", sink.getvalue().to_pybytes())
 
 
+def _is_untouched(path: Path) -> bool:
+    """Whether a directory is empty, or all that a start which could not write left in it."""
+    return all(
+        (entry.name == "rows" and entry.is_dir() and not any(entry.iterdir()))
+        or (entry.name.startswith(".sweep.json.") and entry.name.endswith(".tmp"))
+        for entry in path.iterdir()
+    )
+
+
 def _short(pinned: dict[str, str]) -> str:
     return " and ".join(f"{side} {value[:12]}" for side, value in pinned.items())
 
@@ -145,8 +154,9 @@ def read_manifest(run: str | Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text())
         version = document["format_version"]
-        if not {"pairs", "runs"} <= document.keys():
-            raise KeyError("pairs, runs")
+        kinds = (version, int), (document["pairs"], dict), (document["runs"], list)
+        if not all(isinstance(value, kind) for value, kind in kinds):
+            raise TypeError("a field has another type than it was written with")
     except FileNotFoundError:
         raise StoreError(f"{run} holds no sweep (no sweep.json); give a run directory") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -174,7 +184,11 @@ def read_rows(run: str | Path, columns: Sequence[str] | None = None) -> pd.DataF
         raise StoreError(f"{run} holds no rows yet; run the sweep to its first commit")
     names = None if columns is None else list(columns)
     frames = [_read(p, lambda path: pd.read_parquet(path, columns=names)) for p in parts]
-    return in_order(pd.concat(frames, ignore_index=True))
+    rows = pd.concat(frames, ignore_index=True)
+    if "key" in rows:
+        # Two processes that were started on one directory may both have computed a row.
+        rows = rows.drop_duplicates("key")
+    return in_order(rows)
 
 
 def in_order(rows: pd.DataFrame) -> pd.DataFrame:
