@@ -137,6 +137,12 @@ class Config:
         }
         if "retrain_l2" in read and values["retrain_l2"] is None:
             values["retrain_l2"] = self.student_l2
+        unknown = [name for name in read if name not in NUMBERS]
+        if unknown:
+            raise GridError(
+                f"method {self.method!r} reads {', '.join(unknown)}, which is no axis of a grid; "
+                "add it to NUMBERS and METHOD_HYPERPARAMETERS"
+            )
         self._refuse_missing([name for name in read if name in values and values[name] is None])
         return dataclasses.replace(self, **options, **values)
 
