@@ -1,0 +1,70 @@
+"""Measures the engine beside its peers, interleaved, with float64 objective gaps.
+
+    python experiments/benchmark.py --workloads=heads,ridge --out=benchmarks
+    python experiments/benchmark.py --table=benchmarks/X.json --figure=scaling.png
+
+Peers come with pip install '.[benchmark]'; an absent one is skipped, and the JSON says so. A full
+run takes an hour or two on 2 cores; --scale=0.02 --repeats=1 is a smoke test. Cases that the file
+of the result holds already stay there. `--table` prints a result as markdown.
+"""
+
+from absl import app, flags
+
+from w2s_jax.errors import W2SError, script
+
+flags.DEFINE_list("workloads", ["all"], "workloads, or beginnings of their names, or all")
+flags.DEFINE_list("peers", [], "peers to measure, such as scikit-learn; empty: all")
+flags.DEFINE_float("scale", 1.0, "shrinks all sizes, for a smoke test", 0.0, 1.0)
+flags.DEFINE_integer("repeats", 5, "rounds in which all solvers take turns", 1)
+flags.DEFINE_float("peer_seconds", 120.0, "after so long in a case a peer sits out later rounds")
+flags.DEFINE_float("limit", 1800.0, "seconds that one call of a solver may take")
+flags.DEFINE_integer("seed", 0, "of all data")
+flags.DEFINE_string("out", "runs/benchmark", "a .json file, or a folder for DEVICE-DATE.json")
+flags.DEFINE_string("table", None, "print this result as markdown, and measure nothing")
+flags.DEFINE_string("figure", None, "with --table: write speed against number of heads here")
+FLAGS = flags.FLAGS
+
+
+def show() -> None:
+    """Prints a result, and draws it."""
+    from benchmarking import results, table
+
+    result = results.load(FLAGS.table)
+    print(table.render(result))
+    if FLAGS.figure:
+        print(f"\nfigure: {table.draw_scaling(result, FLAGS.figure)}")
+
+
+def measure() -> None:
+    """Measures case by case; the result is saved after each."""
+    from benchmarking import results, table
+    from benchmarking.data import Recipe
+    from benchmarking.measure import Settings, run_case
+    from benchmarking.processes import WorkerError
+    from benchmarking.workloads import select
+
+    settings = Settings(FLAGS.repeats, FLAGS.peer_seconds, FLAGS.limit, peers=tuple(FLAGS.peers))
+    cases = select(FLAGS.workloads, FLAGS.scale)
+    result = results.new_result()
+    path = None
+    for case in cases:
+        try:
+            entry = run_case(case, Recipe(seed=FLAGS.seed), settings, print)
+        except WorkerError as error:
+            print(f"{case.name}: no reference, left out: {error}")
+            continue
+        results.add_case(result, entry)
+        path = results.save(result, FLAGS.out)
+    print(f"\n{table.render(result)}\n\nresult: {path}")
+
+
+def main() -> None:
+    """Measures, or shows what was measured."""
+    try:
+        show() if FLAGS.table else measure()
+    except ValueError as error:
+        raise W2SError(str(error)) from None
+
+
+if __name__ == "__main__":
+    app.run(script(main))

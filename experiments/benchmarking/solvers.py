@@ -1,0 +1,75 @@
+"""What a solver is to the benchmark, and where each is found."""
+
+import abc
+import importlib
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+# Solver by kind of problem: module and class. A module's imports may be absent.
+REFERENCE = "reference"
+HOMES = {
+    "heads": {
+        REFERENCE: ("reference", "TightHeads"),
+        "engine": ("engine", "Heads"),
+        "scikit-learn": ("sklearn_peer", "Loop"),
+        "torch L-BFGS": ("torch_peer", "Loop"),
+        "torch vmap Adam": ("torch_peer", "VmapAdam"),
+        "optax vmapped": ("optax_peer", "Vmapped"),
+        "optax looped": ("optax_peer", "Looped"),
+        "gemm XLA": ("gemm", "XLA"),
+        "gemm numpy": ("gemm", "Numpy"),
+        "gemm torch": ("gemm", "Torch"),
+    },
+    "ridge": {
+        REFERENCE: ("reference", "TightRidge"),
+        "engine": ("engine", "Ridge"),
+        "scikit-learn": ("ridge_peers", "ScikitLearn"),
+        "himalaya": ("ridge_peers", "HimalayaNumpy"),
+        "himalaya torch": ("ridge_peers", "HimalayaTorch"),
+    },
+    "chain": {
+        REFERENCE: ("reference", "TightChain"),
+        "engine": ("engine", "WholeChain"),
+        "scikit-learn": ("chain_peers", "ScikitLearn"),
+        "torch L-BFGS": ("chain_peers", "Torch"),
+    },
+}
+
+
+class Solver(abc.ABC):
+    """One way to solve the problem in a folder; it lives in a process of its own.
+
+    Args:
+        folder: with the problem.
+        units: which of its fits to do; empty where the solver has no choice.
+    """
+
+    dtype: ClassVar[str] = "float32"
+
+    def __init__(self, folder: Path, units: np.ndarray):
+        self.folder = folder
+        self.units = units
+
+    @abc.abstractmethod
+    def solve(self) -> dict[str, float]:
+        """Does all of the work once, and returns the seconds of its parts."""
+
+    @abc.abstractmethod
+    def solution(self) -> dict[str, np.ndarray]:
+        """Arrays by which the last result can be judged; heads have w ``[u, d, k]``, b."""
+
+    def facts(self) -> dict[str, Any]:
+        """Further facts about the last result, for the JSON."""
+        return {}
+
+
+def find_solver(kind: str, name: str) -> type[Solver]:
+    """The class of a solver.
+
+    Raises:
+        ImportError: where a package that it needs is absent.
+    """
+    module, attribute = HOMES[kind][name]
+    return getattr(importlib.import_module(f"{__package__}.{module}"), attribute)
