@@ -94,8 +94,8 @@ def fit_logistic(
       fit_intercept: without it, b stays 0 and a `Prepared` must be made with ``center=False``.
       init: starting (w, b), or heads from an earlier fit; default zero.
       num_classes: c, where the largest class index does not tell.
-      rtol: stop where the estimated gap is below ``rtol * |objective| + atol``; default 1e-6 in
-        float32 and 1e-10 in float64.
+      rtol: stop where the estimated gap is below ``rtol * |objective| + atol``; default 3e-7 in
+        float32 (1e-6 for non-convex losses) and 1e-10 in float64.
       atol: see rtol; default 1e-2 of the type's rounding unit.
       max_iterations: passes over the data that a head may take.
 
