@@ -41,6 +41,7 @@ flags.DEFINE_string("teacher_predictions", None, "file with predictions, in plac
 flags.DEFINE_integer("n_validation", 0, "size of the labelled validation set")
 flags.DEFINE_float("eta_o", None, "what the word eta_o stands for; default the benchmark's own")
 flags.DEFINE_string("out", None, "run directory", required=True)
+flags.DEFINE_enum("join", "exact", ["exact", "inner"], "inner drops ids that one side lacks")
 flags.DEFINE_bool("dry_run", False, "print the plan and stop")
 flags.DEFINE_enum("precision", "float32", ["float32", "float64"], "type of the heads")
 FLAGS = flags.FLAGS
@@ -50,7 +51,7 @@ def main() -> None:
     """Parses the axes, runs the grid, prints where the rows are."""
     import jax
 
-    from w2s_jax.sweep import Grid, parse_axis, plan_grid, run
+    from w2s_jax.sweep import Grid, parse_axis, plan_grid, resolve_pairs, run
 
     jax.config.update("jax_enable_x64", FLAGS.precision == "float64")
     axes = {
@@ -68,10 +69,11 @@ def main() -> None:
         **axes,
         **{name: tuple(FLAGS[name].value or ()) for name in WORDS},
     )
+    pairs = resolve_pairs(grid.pairs, FLAGS.join)
     if FLAGS.dry_run:
-        print(plan_grid(grid).describe())
+        print(plan_grid(grid, pairs).describe())
         return
-    rows = run(grid, out=FLAGS.out, progress=True, dtype=FLAGS.precision)
+    rows = run(grid, pairs=pairs, out=FLAGS.out, progress=True, dtype=FLAGS.precision)
     print(f"{len(rows)} rows in {FLAGS.out}; next: python experiments/report.py --run={FLAGS.out}")
 
 
