@@ -5,7 +5,7 @@ the device has bucketed shapes, so that few programs are ever compiled.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -54,6 +54,14 @@ def _to_host(solution: Solution, num_heads: int) -> Heads:
 def _pad_heads(array: np.ndarray, size: int) -> np.ndarray:
     """Fills the leading axis up to a bucket by repeating the first head."""
     return np.concatenate([array, np.repeat(array[:1], size - len(array), axis=0)])
+
+
+def _batches(params: Float[np.ndarray, "h k p"], batch: int) -> Iterator[tuple[slice, Array]]:
+    """Heads in batches on the device, padded to buckets, and where each batch lies."""
+    for start in range(0, len(params), batch):
+        part = slice(start, min(start + batch, len(params)))
+        size = lane_bucket(part.stop - part.start)
+        yield part, jnp.asarray(_pad_heads(params[part], size))
 
 
 def _pad_rows(rows: Int[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
@@ -149,11 +157,9 @@ def correctness(
         return out
     padded, _ = _pad_rows(rows)
     batch = _batch_size(len(padded) * heads.params.shape[1] * 8, memory)
-    for start in range(0, len(out), batch):
-        params = heads.params[start : start + batch]
-        padded_params = _pad_heads(params, lane_bucket(len(params)))
-        right = _correct(jnp.asarray(padded_params), prepared.x, padded, labels[padded])
-        out[start : start + batch] = np.asarray(right)[: len(params), : len(rows)]
+    for part, params in _batches(heads.params, batch):
+        right = _correct(params, prepared.x, padded, labels[padded])
+        out[part] = np.asarray(right)[: part.stop - part.start, : len(rows)]
     return out
 
 
@@ -167,11 +173,9 @@ def teacher_probabilities(
     """Class probabilities of every teacher on some rows."""
     padded, _ = _pad_rows(rows)
     parts = []
-    for start in range(0, len(teachers.params), MAX_LANES):
-        params = teachers.params[start : start + MAX_LANES]
-        padded_params = _pad_heads(params, lane_bucket(len(params)))
-        probabilities = probabilities_of(_logits(jnp.asarray(padded_params), prepared.x, padded))
-        parts.append(np.asarray(probabilities)[: len(params), : len(rows)])
+    for part, params in _batches(teachers.params, MAX_LANES):
+        probabilities = probabilities_of(_logits(params, prepared.x, padded))
+        parts.append(np.asarray(probabilities)[: part.stop - part.start, : len(rows)])
     return np.concatenate(parts)
 
 

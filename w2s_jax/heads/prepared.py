@@ -48,6 +48,22 @@ def x64_enabled() -> bool:
     return jnp.result_type(float) == jnp.float64
 
 
+def check_dtype(dtype: DTypeLike) -> jnp.dtype:
+    """The type of the heads, if they can be trained in it.
+
+    Raises:
+      HeadError: for another type than float32 and float64, or float64 without ``jax_enable_x64``.
+    """
+    dtype = jnp.dtype(dtype)
+    if dtype not in (jnp.float32, jnp.float64):
+        raise HeadError(f"heads are trained in float32 or float64, found {dtype}")
+    if dtype == jnp.float64 and not x64_enabled():
+        raise HeadError(
+            "float64 heads need jax_enable_x64; call jax.config.update('jax_enable_x64', True)"
+        )
+    return dtype
+
+
 def _gram(x: np.ndarray, mean: np.ndarray) -> np.ndarray:
     gram = np.zeros((x.shape[1], x.shape[1]))
     for start in range(0, len(x), CHUNK_ROWS):
@@ -92,17 +108,13 @@ def prepare(
       A `Prepared`, to be passed to `fit_logistic` or `fit_ridge` in place of the features.
 
     Raises:
-      HeadError: if x is not a finite matrix or its squares overflow the type, or float64 is asked
-        for without ``jax_enable_x64``.
+      HeadError: if x is not a finite matrix or its squares overflow the type, or the type is
+        none that heads are trained in (see `check_dtype`).
 
     >>> prepare(np.eye(3, 2)).x.shape
     (3, 2)
     """
-    dtype = jnp.dtype(dtype)
-    if dtype == jnp.float64 and not x64_enabled():
-        raise HeadError(
-            "float64 heads need jax_enable_x64; call jax.config.update('jax_enable_x64', True)"
-        )
+    dtype = check_dtype(dtype)
     x = np.asarray(x)
     if x.ndim != 2 or 0 in x.shape:
         raise HeadError(f"features must be a non-empty matrix [n, d], found shape {x.shape}")

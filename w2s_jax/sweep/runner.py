@@ -17,7 +17,7 @@ from w2s_jax.errors import GridError
 from w2s_jax.features import FeatureSet, Predictions
 from w2s_jax.features.scaling import scale_features
 from w2s_jax.heads import Prepared, prepare
-from w2s_jax.heads.prepared import x64_enabled
+from w2s_jax.heads.prepared import check_dtype
 from w2s_jax.metrics import GroupedTest, grouped_test
 from w2s_jax.pipeline import (
     DEFAULT_MEMORY,
@@ -71,12 +71,7 @@ def run(
         W2SError: for anything wrong with the grid, the features or the store, before any head is
             trained.
     """
-    if np.dtype(dtype) not in (np.float32, np.float64):
-        raise GridError(f"heads are trained in float32 or float64, found {np.dtype(dtype)}")
-    if np.dtype(dtype) == np.float64 and not x64_enabled():
-        raise GridError(
-            "float64 needs jax_enable_x64; call jax.config.update('jax_enable_x64', True)"
-        )
+    check_dtype(dtype)
     plan = plan_grid(grid, pairs)
     if not plan.num_configs:
         raise GridError("there is nothing to run: the list of configurations is empty")
@@ -165,17 +160,21 @@ class _Runner:
         self._dtype = dtype
         self._memory = memory
         self._bar = bar
-        self._sides: dict[tuple[str, str, bool], _Side] = {}
+        self._sides: dict[str, _Side] = {}
         self._labelled: dict[tuple[str, bytes, float], Heads] = {}
         self._pool = functools.cache(lambda name, prior: plan.pairs[name].pool(prior))
+        self._side = functools.cache(self._prepare_side)
 
     def chunks(self) -> Any:
         """Yields the result rows of every chunk."""
         for group in self._plan.groups:
             yield from self._group(group)
 
-    def _side(self, pair: Pair, scaling: str, teacher: bool) -> _Side:
-        """Prepared features in the pair's row order; the same features are prepared once."""
+    def _prepare_side(self, pair: Pair, scaling: str, teacher: bool) -> _Side:
+        """Prepared features in the pair's row order.
+
+        The same features are prepared once, whatever pair and role they appear in.
+        """
         data = pair.data
         features = data.teacher if teacher else data.student
         index = data.teacher_index if teacher else data.student_index
@@ -183,13 +182,13 @@ class _Runner:
         identity.update(features.fingerprint.encode())
         identity.update(np.ascontiguousarray(index).tobytes())
         identity.update(data.pool_rows.tobytes())
-        key = (identity.hexdigest(), scaling, teacher)
+        key = f"{identity.hexdigest()}/{scaling}"
         if key not in self._sides:
             assert isinstance(features, FeatureSet)
             raw = features.features[index]
             scaled = scale_features(raw, data.pool_rows, scaling, self._dtype)
             prepared = prepare(scaled, statistics_rows=data.pool_rows, dtype=self._dtype)
-            self._sides[key] = _Side(prepared, f"{key[0]}/{scaling}")
+            self._sides[key] = _Side(prepared, key)
         return self._sides[key]
 
     def _fit_labelled(
