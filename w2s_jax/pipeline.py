@@ -19,7 +19,8 @@ from w2s_jax.heads.logistic import probabilities_of
 from w2s_jax.heads.losses import cross_entropy
 from w2s_jax.heads.prepared import Prepared
 from w2s_jax.heads.targets import Targets
-from w2s_jax.methods.rounds import Fit, Method, RoundInputs
+from w2s_jax.heads.training import TrainedRows
+from w2s_jax.methods.rounds import Fit, Method, Round, RoundInputs, Train
 from w2s_jax.methods.selection import keep_count
 
 # Bytes of temporary arrays that one batch of heads may take.
@@ -46,7 +47,7 @@ class Heads(NamedTuple):
         return Heads(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
 
 
-def _to_host(solution: Solution, num_heads: int) -> Heads:
+def _to_host(solution: Solution | TrainedRows, num_heads: int) -> Heads:
     host = jax.device_get(solution)
     return Heads(*(getattr(host, field)[:num_heads] for field in Heads._fields))
 
@@ -210,7 +211,7 @@ class Trained(NamedTuple):
     index: Int[np.ndarray, " h"]
 
 
-Rounds = tuple[Fit, ...]
+Rounds = tuple[Round, ...]
 
 
 class _Task(NamedTuple):
@@ -308,58 +309,76 @@ class StudentStage:
 
     def _fit(
         self,
-        fit: Fit,
+        fit: Round,
         parent: _Node | None,
         origin: Int[np.ndarray, " h"],
         values: Mapping[str, Float[np.ndarray, " h"]],
     ) -> _Node:
-        """One round's distinct heads, in batches of similar penalty."""
+        """One round's distinct heads, in batches of heads that are alike."""
         teacher = origin if parent is None else parent.teacher[origin]
-        order = np.argsort(values[fit.l2], kind="stable")
+        groups = fit.groups(values, len(origin))
+        size = self._batch
+        batches = [g[i : i + size] for g in groups for i in range(0, len(g), size)]
         parts, kept = [], []
-        for start in range(0, len(order), self._batch):
-            heads = order[start : start + self._batch]
-            size = lane_bucket(len(heads))
-            padded = _pad_heads(heads, size)
-            hyperparameters = self._hyperparameters(values, padded)
+        for heads in batches:
+            padded = _pad_heads(heads, fit.padded(len(heads)))
             previous = None
             if parent is not None:
                 previous = jnp.asarray(parent.heads.params[origin[padded]])
-            targets, weights = _round(
-                fit,
-                previous,
-                self._prepared.x,
-                self._rows,
-                self._valid,
-                jnp.asarray(self._teacher[teacher[padded]]),
-                hyperparameters,
-            )
-            solution = fit_rows(
-                self._prepared,
-                self._rows,
-                Targets(targets, self.num_classes),
-                weights=weights,
-                l2=hyperparameters[fit.l2],
-                loss=fit.loss(hyperparameters),
-                init=previous if fit.warm_start else None,
-                active=jnp.arange(size) < len(heads),
-            )
+            own = {name: column[padded] for name, column in values.items()}
+            hyperparameters = self._hyperparameters(own)
+            probabilities = jnp.asarray(self._teacher[teacher[padded]])
+            if isinstance(fit, Train):
+                solution = fit.run(
+                    self._prepared,
+                    self._rows,
+                    self._num_rows,
+                    probabilities,
+                    previous,
+                    own,
+                    hyperparameters,
+                )
+                mask = np.asarray(solution.kept)
+            else:
+                active = jnp.arange(len(padded)) < len(heads)
+                solution, mask = self._solve(fit, probabilities, previous, hyperparameters, active)
             parts.append(_to_host(solution, len(heads)))
-            mask = np.asarray(weights) > 0
-            mask = np.broadcast_to(mask, (size, mask.shape[1]))
             kept.append(mask[: len(heads), : self._num_rows])
+        order = np.concatenate(batches)
         self.num_fitted += len(order)
         back = np.argsort(order)
         return _Node(Heads.join(parts).take(back), np.concatenate(kept)[back], teacher)
 
-    def _hyperparameters(
-        self, values: Mapping[str, np.ndarray], heads: np.ndarray
-    ) -> dict[str, Array]:
+    def _solve(
+        self,
+        fit: Fit,
+        teacher: Float[Array, "h n c"],
+        previous: Float[Array, "h k p"] | None,
+        hyperparameters: Mapping[str, Array],
+        active: Bool[Array, " h"],
+    ) -> tuple[Solution, Bool[np.ndarray, "h n"]]:
+        """One batch of heads by the solver, and their rows of positive weight."""
+        targets, weights = _round(
+            fit, previous, self._prepared.x, self._rows, self._valid, teacher, hyperparameters
+        )
+        solution = fit_rows(
+            self._prepared,
+            self._rows,
+            Targets(targets, self.num_classes),
+            weights=weights,
+            l2=hyperparameters[fit.l2],
+            loss=fit.loss(hyperparameters),
+            init=previous if fit.warm_start else None,
+            active=active,
+        )
+        mask = np.asarray(weights) > 0
+        return solution, np.broadcast_to(mask, (len(active), mask.shape[1]))
+
+    def _hyperparameters(self, values: Mapping[str, np.ndarray]) -> dict[str, Array]:
         dtype = self._prepared.x.dtype
-        traced = {name: jnp.asarray(column[heads], dtype) for name, column in values.items()}
+        traced = {name: jnp.asarray(column, dtype) for name, column in values.items()}
         if "keep_fraction" in values:
-            fractions = values["keep_fraction"][heads]
-            counts = [keep_count(p, self._num_rows) for p in fractions]
+            counts = [keep_count(p, self._num_rows) for p in values["keep_fraction"]]
             traced["keep_count"] = jnp.asarray(counts, jnp.int32)
         return traced
 

@@ -1,13 +1,23 @@
-"""What a method is made of: rounds of fits, each written for one head and vmapped over the grid."""
+"""What a method is made of: rounds, each written for one head and vmapped over the grid.
+
+A round is a `Fit`, a problem that the solver brings to its minimum, or a `Train`, a number of steps
+of any rule.
+"""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
+from w2s_jax.errors import HeadError
+from w2s_jax.heads.lbfgs import lane_bucket, logits_of
 from w2s_jax.heads.losses import Loss, cross_entropy
+from w2s_jax.heads.prepared import Prepared
+from w2s_jax.heads.training import Schedule, Step, TrainedRows, size_bucket, train_rows
 
 
 @jax.tree_util.register_dataclass
@@ -66,6 +76,174 @@ class Fit:
         """All hyperparameters that decide this round's heads."""
         return tuple(sorted({self.l2, *self.reads}))
 
+    def groups(
+        self, values: Mapping[str, Float[np.ndarray, " h"]], num_heads: int
+    ) -> list[Int[np.ndarray, " _"]]:
+        """The heads in the order in which batches take them: by penalty."""
+        return [np.argsort(values[self.l2], kind="stable")]
+
+    def padded(self, num_heads: int) -> int:
+        """Heads of a batch with padding."""
+        return lane_bucket(num_heads)
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """A number of steps of a rule on the unlabelled rows.
+
+    Numbers are given as such, or as the name of the hyperparameter that holds them for each head.
+    Parameters start at zero, or at the previous round's head.
+
+    Attributes:
+        step: the rule; an optax transformation and a loss make a `GradientStep`.
+        num_steps: steps to take.
+        batch_size: rows of a minibatch; 0 for all. All heads see the same batches, reshuffled every
+            epoch by the draw's seed; an epoch leaves no row out, its last batch may be smaller.
+        patience: evaluations without improvement after which a head stops, 0 for never. Such heads
+            do not train on a share `held_out` of the rows, on which they are scored against the
+            pseudolabels, and keep their best parameters, be it the start.
+        warm_start: start from the previous round's head instead of zero.
+        held_out: share of rows that early stopping holds out, in (0, 1): the last ones of the draw,
+            whose order is random.
+        evaluate_every: steps between evaluations.
+
+    Raises:
+        HeadError: for numbers that make no sense.
+    """
+
+    step: Step
+    num_steps: str | int
+    batch_size: str | int = 0
+    patience: str | int = 0
+    warm_start: bool = False
+    held_out: float = 0.1
+    evaluate_every: int = 20
+
+    def __post_init__(self) -> None:
+        """Checks the numbers that are no hyperparameters."""
+        for name, low in {"num_steps": 1, "batch_size": 0, "patience": 0}.items():
+            number = getattr(self, name)
+            if not isinstance(number, str):
+                _check_counts(np.array([number]), name, low)
+        _check_counts(np.array([self.evaluate_every]), "evaluate_every", 1)
+        if not 0 < self.held_out < 1:
+            raise HeadError(f"held_out must lie in (0, 1), found {self.held_out}")
+
+    @property
+    def hyperparameters(self) -> tuple[str, ...]:
+        """All hyperparameters that decide this round's heads."""
+        names = {n for n in (self.num_steps, self.batch_size, self.patience) if isinstance(n, str)}
+        if self.batch_size != 0:
+            names.add("seed")
+        return tuple(sorted(names.union(self.step.hyperparameters)))
+
+    def groups(
+        self, values: Mapping[str, Float[np.ndarray, " h"]], num_heads: int
+    ) -> list[Int[np.ndarray, " _"]]:
+        """Heads that share their batches and take similarly many steps, in this order."""
+        counts = self._counts(values, num_heads)
+        num_steps = counts["num_steps"]
+        seed = values["seed"] if "seed" in self.hyperparameters else np.zeros(num_heads)
+        # Heads run until the last of their group has ended.
+        alike = (counts["batch_size"], counts["patience"] > 0, seed, np.log2(num_steps) // 1)
+        _, group = np.unique(np.stack(alike, axis=1), axis=0, return_inverse=True)
+        order = np.lexsort((num_steps, group.ravel()))
+        return np.split(order, np.flatnonzero(np.diff(group.ravel()[order])) + 1)
+
+    def padded(self, num_heads: int) -> int:
+        """Heads of a batch with padding."""
+        return size_bucket(num_heads)
+
+    def _counts(
+        self, values: Mapping[str, Float[np.ndarray, " h"]], num_heads: int
+    ) -> dict[str, Int[np.ndarray, " h"]]:
+        """Steps, batch size and patience of every head."""
+        counts = {}
+        for name, low in {"num_steps": 1, "batch_size": 0, "patience": 0}.items():
+            number = getattr(self, name)
+            column = values[number] if isinstance(number, str) else np.full(num_heads, number)
+            counts[name] = _check_counts(column, name, low)
+        return counts
+
+    def run(
+        self,
+        prepared: Prepared,
+        rows: Int[np.ndarray, " n"],
+        num_rows: int,
+        teacher: Float[Array, "h n c"],
+        previous: Float[Array, "h k p"] | None,
+        values: Mapping[str, Float[np.ndarray, " h"]],
+        hyperparameters: Mapping[str, Array],
+    ) -> TrainedRows:
+        """Trains heads of one of the `groups`.
+
+        Args:
+            prepared: the student's features of all rows.
+            rows: unlabelled rows in draw order, padded.
+            num_rows: how many of them are real.
+            teacher: class probabilities of each head's teacher on these rows.
+            previous: heads of the previous round; None in the first.
+            values: hyperparameters on the host.
+            hyperparameters: the same, as the rule sees them.
+        """
+        counts = self._counts(values, len(teacher))
+        num_logits = 1 if teacher.shape[-1] == 2 else teacher.shape[-1]
+        zero = np.zeros((len(teacher), num_logits, prepared.x.shape[1] + 1), prepared.x.dtype)
+        if previous is None:
+            logits = np.zeros((*zero.shape[:2], len(rows)), zero.dtype)
+        else:
+            logits = _logits(previous, prepared.x, rows)
+        batch_size, patience = int(counts["batch_size"][0]), counts["patience"]
+        if batch_size > num_rows:
+            raise HeadError(f"batch_size {batch_size} exceeds the {num_rows} unlabelled rows")
+        num_held = 0
+        if patience[0]:
+            num_held = max(1, math.floor(self.held_out * num_rows + 0.5))
+            if num_held >= num_rows:
+                raise HeadError(
+                    f"early stopping would hold out {num_held} of {num_rows} unlabelled rows; "
+                    "give more rows, or patience 0"
+                )
+        schedule = Schedule(
+            num_steps=counts["num_steps"],
+            num_rows=num_rows,
+            batch_size=batch_size,
+            patience=patience if patience[0] else None,
+            num_held=num_held,
+            evaluate_every=self.evaluate_every,
+            seed=int(values["seed"][0]) if "seed" in values else 0,
+        )
+        data = (teacher.astype(zero.dtype), logits, dict(hyperparameters))
+        start = previous if previous is not None and self.warm_start else zero
+        return train_rows(prepared, rows, self.step, _inputs_of_rows, data, schedule, start)
+
+
+Round = Fit | Train
+
+
+def _check_counts(numbers: np.ndarray, name: str, low: int) -> Int[np.ndarray, " h"]:
+    """Whole numbers that are large enough, as integers."""
+    wrong = [n for n in numbers.tolist() if isinstance(n, bool) or not low <= n <= 2**31 - 1]
+    wrong += [n for n in numbers.tolist() if n not in wrong and n != int(n)]
+    if wrong:
+        raise HeadError(f"{name} must be whole numbers from {low}, found {wrong[0]!r}")
+    return numbers.astype(np.int64)
+
+
+@jax.jit
+def _logits(params: Array, x: Array, rows: Array) -> Float[Array, "h k n"]:
+    return logits_of(params, x[rows].T)
+
+
+def _inputs_of_rows(
+    own: tuple[Array, Array, Mapping[str, Array]], index: Array | None, valid: Array
+) -> RoundInputs:
+    """One head's inputs for some rows; all of them where `index` is None."""
+    teacher, logits, hyperparameters = own
+    if index is not None:
+        teacher, logits = teacher[index], logits[:, index]
+    return RoundInputs(teacher, logits, valid, hyperparameters)
+
 
 @dataclasses.dataclass(frozen=True)
 class Method:
@@ -78,7 +256,7 @@ class Method:
     """
 
     name: str
-    rounds: Callable[[Mapping[str, str]], tuple[Fit, ...]]
+    rounds: Callable[[Mapping[str, str]], tuple[Round, ...]]
     options: tuple[str, ...] = ()
 
 
