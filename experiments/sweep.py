@@ -6,39 +6,35 @@ Every axis takes a comma list whose entries may be ranges start:stop:num or star
 Started again with the same --out, it computes only what is missing.
 """
 
+import dataclasses
+from typing import Any
+
+import jax
 from absl import app, flags
 
 from w2s_jax.errors import script
+from w2s_jax.methods import METHODS
+from w2s_jax.sweep import Grid, parse_axis, plan_grid, resolve_pairs, run
+from w2s_jax.sweep.axes import AXES
 
-AXES = {
-    "eta_l": ("0.1,0.5", "minority fractions of the labelled set (numbers or eta_o)"),
-    "eta_u": ("0.1:0.5:5", "minority fractions of the unlabelled set (numbers, eta_o, unlabelled)"),
-    "n_labelled": ("200", "sizes of the labelled set"),
-    "n_unlabelled": ("2000", "sizes of the unlabelled set"),
-    "teacher_l2": ("0.01", "penalties of the teacher"),
-    "student_l2": ("0.1", "penalties of the student and its ceiling"),
-    "keep_fraction": ("0.5", "shares of most confident rows kept for retraining"),
-    "gce_q": ("0.7", "exponents of generalized cross entropy"),
-    "retrain_l2": ("", "penalties of the retraining; empty: student_l2"),
-    "seeds": ("0:4:5", "seeds of the draws"),
-}
-WORDS = {
-    "methods": ("vanilla,enhanced", "methods to run"),
-    "feature_scaling": ("rms", "rms, none or standardize"),
-    "class_prior": ("equal", "equal or pool"),
-    "pseudolabels": ("hard", "hard or soft"),
-    "retrain_targets": ("teacher", "labels to retrain on: teacher or student"),
-    "retrain_init": ("zero", "start of the retraining: zero or warm"),
-}
-for _name, (_default, _help) in AXES.items():
-    flags.DEFINE_string(_name, _default, _help)
-for _name, (_default, _help) in WORDS.items():
-    flags.DEFINE_list(_name, _default.split(","), _help)
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Grid)}
+for _axis in AXES:
+    _default = DEFAULTS[_axis.field]
+    if _axis.single:
+        flags.DEFINE_integer(_axis.field, _default, _axis.help)
+    elif _axis.choices is not None:
+        _help = f"{_axis.help}: {', '.join(_axis.choices)}"
+        flags.DEFINE_list(_axis.field, list(_default), _help)
+    else:
+        _words = f" (numbers, {', '.join(_axis.words)})" if _axis.words else ""
+        _words += f"; empty: {_axis.defaults_to}" if _axis.defaults_to else ""
+        _text = ",".join(f"{value:g}" for value in _default if value is not None)
+        flags.DEFINE_string(_axis.field, _text, _axis.help + _words)
+flags.DEFINE_list("methods", list(DEFAULTS["methods"]), f"methods to run: {', '.join(METHODS)}")
 flags.DEFINE_string("teacher", "reviews_vs_tweets/minilm_embeddings", "shipped name or path")
 flags.DEFINE_string("student", "reviews_vs_tweets/minilm_last", "shipped name or path")
 flags.DEFINE_list("pairs", [], "teacher:student pairs, in place of --teacher and --student")
 flags.DEFINE_string("teacher_predictions", None, "file with predictions, in place of --teacher")
-flags.DEFINE_integer("n_validation", 0, "size of the labelled validation set")
 flags.DEFINE_float("eta_o", None, "what the word eta_o stands for; default the benchmark's own")
 flags.DEFINE_string("out", None, "run directory", required=True)
 flags.DEFINE_enum("join", "exact", ["exact", "inner"], "inner drops ids that one side lacks")
@@ -47,27 +43,31 @@ flags.DEFINE_enum("precision", "float32", ["float32", "float64"], "type of the h
 FLAGS = flags.FLAGS
 
 
+def axis_values() -> dict[str, Any]:
+    """The values of every axis, as a `Grid` takes them."""
+    values: dict[str, Any] = {}
+    for axis in AXES:
+        given = FLAGS[axis.field].value
+        if axis.choices is not None:
+            values[axis.field] = tuple(given or ())
+        elif axis.single:
+            values[axis.field] = given
+        elif given or axis.defaults_to is None:
+            values[axis.field] = parse_axis(str(given), axis.field)
+    return values
+
+
 def main() -> None:
     """Parses the axes, runs the grid, prints where the rows are."""
-    import jax
-
-    from w2s_jax.sweep import Grid, parse_axis, plan_grid, resolve_pairs, run
-
     jax.config.update("jax_enable_x64", FLAGS.precision == "float64")
-    axes = {
-        name: parse_axis(str(FLAGS[name].value), name)
-        for name in AXES
-        if FLAGS[name].value or name != "retrain_l2"
-    }
     teacher = FLAGS.teacher
     if FLAGS.teacher_predictions:
         teacher = f"predictions={FLAGS.teacher_predictions}"
     grid = Grid(
         pairs=tuple(FLAGS.pairs) or ((teacher, FLAGS.student),),
-        n_validation=FLAGS.n_validation,
+        methods=tuple(FLAGS.methods or ()),
         eta_o=FLAGS.eta_o,
-        **axes,
-        **{name: tuple(FLAGS[name].value or ()) for name in WORDS},
+        **axis_values(),
     )
     pairs = resolve_pairs(grid.pairs, FLAGS.join)
     if FLAGS.dry_run:

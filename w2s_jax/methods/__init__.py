@@ -4,10 +4,12 @@ import difflib
 
 from w2s_jax.errors import GridError
 from w2s_jax.methods.enhanced import ENHANCED
-from w2s_jax.methods.rounds import Fit, Method, RoundInputs
+from w2s_jax.methods.gradient import GradientStep
+from w2s_jax.methods.rounds import Fit, Method, RoundInputs, Train
+from w2s_jax.methods.trained import VANILLA_TRAINED
 from w2s_jax.methods.vanilla import VANILLA
 
-METHODS = {method.name: method for method in (VANILLA, ENHANCED)}
+METHODS = {method.name: method for method in (VANILLA, ENHANCED, VANILLA_TRAINED)}
 
 
 def get_method(name: str) -> Method:
@@ -23,4 +25,4 @@ def get_method(name: str) -> Method:
     return METHODS[name]
 
 
-__all__ = ["METHODS", "Fit", "Method", "RoundInputs", "get_method"]
+__all__ = ["METHODS", "Fit", "GradientStep", "Method", "RoundInputs", "Train", "get_method"]

@@ -1,5 +1,6 @@
-"""Axis values: comma lists and ranges as flags write them, in canonical decimals."""
+"""The axes of a grid: one table of what each may be, and how values are written and checked."""
 
+import dataclasses
 from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -7,9 +8,142 @@ from typing import Any
 import numpy as np
 
 from w2s_jax.errors import GridError
+from w2s_jax.features.scaling import SCALINGS
+from w2s_jax.methods.trained import OPTIMIZERS
+from w2s_jax.splits import CLASS_PRIORS
 
 ETA_O = "eta_o"  # the benchmark's own minority fraction
 UNLABELLED = "unlabelled"  # eta_u of truly unlabelled rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """A setting of a configuration: what its values may be, and whose they are.
+
+    Attributes:
+        name: field of `Config` and column of result rows.
+        help: what it is, in a few words.
+        choices: known words; None for numbers, which the following describe.
+        low: smallest number.
+        high: largest number.
+        open_low: whether `low` itself is excluded.
+        integer: whether numbers are whole.
+        words: words that stand for numbers.
+        of_methods: whether it belongs to methods that read it and to no other configuration.
+        defaults_to: the axis whose value stands in where none is given.
+        at_most: the axis whose value it may not exceed.
+        plural: field of `Grid` and flag where it is not `name`.
+        single: whether a grid takes one value only.
+    """
+
+    name: str
+    help: str
+    _: dataclasses.KW_ONLY
+    choices: tuple[str, ...] | None = None
+    low: float = 0
+    high: float = float("inf")
+    open_low: bool = False
+    integer: bool = False
+    words: tuple[str, ...] = ()
+    of_methods: bool = False
+    defaults_to: str | None = None
+    at_most: str | None = None
+    plural: str | None = None
+    single: bool = False
+
+    @property
+    def field(self) -> str:
+        """Name in a grid and as a flag."""
+        return self.plural or self.name
+
+    def check(
+        self, values: tuple[Any, ...], name: str, *, resolved: bool = False
+    ) -> tuple[Any, ...]:
+        """The values in canonical form, duplicates dropped.
+
+        Args:
+            values: of this axis.
+            name: of the axis, as the user wrote it.
+            resolved: whether words must have given way to numbers.
+
+        Raises:
+            GridError: naming the axis, the value found and what is allowed.
+        """
+        if self.choices is not None:
+            for value in values:
+                if value not in self.choices:
+                    known = ", ".join(self.choices)
+                    raise GridError(f"unknown {name} {value!r}; known: {known}")
+            return values
+        return check_numbers(
+            values,
+            name,
+            low=self.low,
+            high=self.high,
+            open_low=self.open_low,
+            integer=self.integer,
+            words=() if resolved else self.words,
+        )
+
+
+# Another setting is an entry here and a field in `Config` and in `Grid`. Checks, keys, columns of
+# result rows and flags follow. The order is that of the columns.
+AXES = (
+    Axis("seed", "seeds of the draws", high=2**53, integer=True, plural="seeds"),
+    Axis("eta_l", "minority fractions of the labelled set", high=1, words=(ETA_O,)),
+    Axis("eta_u", "minority fractions of the unlabelled set", high=1, words=(ETA_O, UNLABELLED)),
+    Axis("n_labelled", "sizes of the labelled set", low=1, integer=True),
+    Axis("n_unlabelled", "sizes of the unlabelled set", low=1, integer=True),
+    Axis("n_validation", "size of the labelled validation set", integer=True, single=True),
+    Axis("teacher_l2", "penalties of the teacher"),
+    Axis("student_l2", "penalties of the student and its ceiling"),
+    Axis(
+        "keep_fraction",
+        "shares of most confident rows kept for retraining",
+        high=1,
+        open_low=True,
+        of_methods=True,
+    ),
+    Axis("gce_q", "exponents of generalized cross entropy", high=1, open_low=True, of_methods=True),
+    Axis("retrain_l2", "penalties of the retraining", of_methods=True, defaults_to="student_l2"),
+    Axis(
+        "num_steps",
+        "steps of training",
+        low=1,
+        high=10**9,
+        integer=True,
+        of_methods=True,
+    ),
+    Axis("learning_rate", "learning rates of training", open_low=True, of_methods=True),
+    Axis(
+        "batch_size",
+        "rows of a minibatch, 0 for all rows",
+        integer=True,
+        of_methods=True,
+        at_most="n_unlabelled",
+    ),
+    Axis(
+        "patience",
+        "evaluations on held-out pseudolabels without improvement before training stops, "
+        "0 for no early stopping",
+        high=10**9,
+        integer=True,
+        of_methods=True,
+    ),
+    Axis("pseudolabels", "pseudolabels", choices=("hard", "soft"), of_methods=True),
+    Axis(
+        "retrain_targets",
+        "whose labels to retrain on",
+        choices=("teacher", "student"),
+        of_methods=True,
+    ),
+    Axis("retrain_init", "start of the retraining", choices=("zero", "warm"), of_methods=True),
+    Axis("optimizer", "optimizer of training", choices=tuple(OPTIMIZERS), of_methods=True),
+    Axis("feature_scaling", "scaling of the features", choices=SCALINGS),
+    Axis("class_prior", "class prior of the draws", choices=CLASS_PRIORS),
+)
+METHOD_OPTIONS = tuple(a for a in AXES if a.of_methods and a.choices is not None)
+METHOD_NUMBERS = tuple(a for a in AXES if a.of_methods and a.choices is None)
 
 
 def canonical(value: float) -> float:

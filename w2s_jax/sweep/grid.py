@@ -9,34 +9,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from w2s_jax.errors import GridError
-from w2s_jax.features.scaling import SCALINGS
 from w2s_jax.methods import Method, get_method
-from w2s_jax.splits import CLASS_PRIORS
-from w2s_jax.sweep.axes import ETA_O, UNLABELLED, as_tuple, check_numbers
+from w2s_jax.sweep.axes import (
+    AXES,
+    ETA_O,
+    METHOD_NUMBERS,
+    METHOD_OPTIONS,
+    UNLABELLED,
+    as_tuple,
+    check_numbers,
+)
 
 SCHEMA_VERSION = 1
-OPTIONS = {
-    "pseudolabels": ("hard", "soft"),
-    "retrain_targets": ("teacher", "student"),
-    "retrain_init": ("zero", "warm"),
-}
-METHOD_HYPERPARAMETERS = ("keep_fraction", "gce_q", "retrain_l2")
-CHOICES = {**OPTIONS, "feature_scaling": SCALINGS, "class_prior": CLASS_PRIORS}
-# What a number may be, for grids and single configurations alike (see `check_numbers`).
-NUMBERS: dict[str, dict[str, Any]] = {
-    "eta_l": {"low": 0, "high": 1},
-    "eta_u": {"low": 0, "high": 1},
-    "n_labelled": {"low": 1, "integer": True},
-    "n_unlabelled": {"low": 1, "integer": True},
-    "n_validation": {"low": 0, "integer": True},
-    "teacher_l2": {"low": 0},
-    "student_l2": {"low": 0},
-    "keep_fraction": {"low": 0, "high": 1, "open_low": True},
-    "gce_q": {"low": 0, "high": 1, "open_low": True},
-    "retrain_l2": {"low": 0},
-    "seed": {"low": 0, "high": 2**53, "integer": True},
-}
-WORDS = {"eta_l": (ETA_O,), "eta_u": (ETA_O, UNLABELLED)}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,9 +41,14 @@ class Config:
         keep_fraction: share of most confident rows kept for retraining.
         gce_q: exponent of the retraining's loss.
         retrain_l2: penalty of the retraining; None in a grid means student_l2.
+        num_steps: steps of a training.
+        learning_rate: of the training.
+        batch_size: rows of a minibatch, at most n_unlabelled; 0 for all rows.
+        patience: evaluations without improvement after which training stops; 0 for never.
         pseudolabels: "hard" or "soft".
         retrain_targets: "teacher" or "student".
         retrain_init: "zero" or "warm".
+        optimizer: "adam", "sgd" or "momentum".
         feature_scaling: "rms", "none" or "standardize".
         class_prior: "equal" or "pool".
     """
@@ -77,9 +66,14 @@ class Config:
     keep_fraction: float | None = None
     gce_q: float | None = None
     retrain_l2: float | None = None
+    num_steps: int | None = None
+    learning_rate: float | None = None
+    batch_size: int | None = None
+    patience: int | None = None
     pseudolabels: str | None = "hard"
     retrain_targets: str | None = None
     retrain_init: str | None = None
+    optimizer: str | None = None
     feature_scaling: str = "rms"
     class_prior: str = "equal"
 
@@ -114,39 +108,39 @@ class Config:
             GridError: where a value is out of range, or the method reads one that is not given.
         """
         checked = {
-            name: check_numbers((getattr(self, name),), name, **axis)[0]
-            for name, axis in NUMBERS.items()
-            if getattr(self, name) is not None
+            axis.name: axis.check((getattr(self, axis.name),), axis.name, resolved=True)[0]
+            for axis in AXES
+            if getattr(self, axis.name) is not None
         }
-        for name, known in CHOICES.items():
-            value = getattr(self, name)
-            if value is not None and value not in known:
-                raise GridError(f"unknown {name} {value!r}; known: {', '.join(known)}")
         return dataclasses.replace(self, **checked)._as_read()
 
     def _as_read(self) -> "Config":
         """`canonical` for values that a grid has checked."""
         method = get_method(self.method)
-        options = {
-            name: getattr(self, name) if name in method.options else None for name in OPTIONS
-        }
-        self._refuse_missing([name for name in method.options if options[name] is None])
-        read = hyperparameters_of(method, tuple(sorted(self.options().items())))
-        values: dict[str, Any] = {
-            name: getattr(self, name) if name in read else None for name in METHOD_HYPERPARAMETERS
-        }
-        if "retrain_l2" in read and values["retrain_l2"] is None:
-            values["retrain_l2"] = self.student_l2
-        unknown = [name for name in read if name not in NUMBERS]
-        if unknown:
-            raise GridError(
-                f"method {self.method!r} reads {', '.join(unknown)}, which is no axis of a grid; "
-                "add it to NUMBERS and METHOD_HYPERPARAMETERS"
-            )
-        self._refuse_missing([name for name in read if name in values and values[name] is None])
-        return dataclasses.replace(self, **options, **values)
+        _refuse_unknown(method.name, method.options, {axis.name for axis in METHOD_OPTIONS})
+        kept: dict[str, Any] = {name: getattr(self, name) for name in method.options}
+        self._refuse_missing(kept)
+        read = hyperparameters_of(method, tuple(sorted(kept.items())))
+        _refuse_unknown(method.name, read, {axis.name for axis in AXES if axis.choices is None})
+        for axis in METHOD_NUMBERS:
+            if axis.name in read:
+                value = getattr(self, axis.name)
+                if value is None and axis.defaults_to is not None:
+                    value = getattr(self, axis.defaults_to)
+                kept[axis.name] = value
+        self._refuse_missing(kept)
+        for axis in METHOD_NUMBERS:
+            limit = None if axis.at_most is None else getattr(self, axis.at_most)
+            if limit is not None and kept.get(axis.name, 0) > limit:
+                raise GridError(
+                    f"{axis.name} must be at most {axis.at_most}, found {kept[axis.name]} with "
+                    f"{axis.at_most} {limit}; give smaller values"
+                )
+        others = {axis.name: None for axis in (*METHOD_OPTIONS, *METHOD_NUMBERS)}
+        return dataclasses.replace(self, **{**others, **kept})
 
-    def _refuse_missing(self, names: Sequence[str]) -> None:
+    def _refuse_missing(self, values: Mapping[str, Any]) -> None:
+        names = [name for name, value in values.items() if value is None]
         if names:
             raise GridError(f"method {self.method!r} needs {', '.join(names)}; give a value")
 
@@ -162,6 +156,15 @@ class Config:
         given = {name: value for name, value in fields.items() if value is not None}
         text = json.dumps(given, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def _refuse_unknown(method: str, names: Sequence[str], known: set[str]) -> None:
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise GridError(
+            f"method {method!r} reads {', '.join(unknown)}, which is no axis of a grid; add it to "
+            "AXES in w2s_jax/sweep/axes.py, and as a field to Config and Grid"
+        )
 
 
 @functools.lru_cache(maxsize=256)
@@ -192,11 +195,17 @@ class Grid:
         keep_fraction: shares of most confident rows kept, in (0, 1].
         gce_q: exponents of generalized cross entropy, in (0, 1].
         retrain_l2: penalties of the retraining.
+        num_steps: numbers of training steps, for methods that train step by step.
+        learning_rate: learning rates, > 0.
+        batch_size: rows of a minibatch, at most n_unlabelled; 0 for all rows.
+        patience: evaluations on held-out pseudolabels without improvement after which training
+            stops; 0 for no early stopping.
         seeds: of the draws.
         methods: names of methods; vanilla is always among them.
         pseudolabels: "hard", "soft".
         retrain_targets: "teacher", "student".
         retrain_init: "zero", "warm".
+        optimizer: "adam", "sgd", "momentum" (0.9).
         feature_scaling: "rms", "none", "standardize".
         class_prior: "equal" or "pool".
         eta_o: what "eta_o" stands for; default each benchmark's own fraction.
@@ -220,37 +229,35 @@ class Grid:
     keep_fraction: Any = (0.5,)
     gce_q: Any = (0.7,)
     retrain_l2: Any = (None,)
+    num_steps: Any = (500,)
+    learning_rate: Any = (0.01,)
+    batch_size: Any = (0,)
+    patience: Any = (0,)
     seeds: Any = (0, 1, 2, 3, 4)
     methods: Any = ("vanilla", "enhanced")
     pseudolabels: Any = ("hard",)
     retrain_targets: Any = ("teacher",)
     retrain_init: Any = ("zero",)
+    optimizer: Any = ("adam",)
     feature_scaling: Any = ("rms",)
     class_prior: Any = ("equal",)
     eta_o: float | None = None
 
     def __post_init__(self) -> None:
         """Checks every axis and stores it as a tuple."""
-        for name, axis in NUMBERS.items():
-            field, words = ("seeds" if name == "seed" else name), WORDS.get(name, ())
-            if name in ("retrain_l2", "n_validation"):
+        for axis in AXES:
+            values = getattr(self, axis.field)
+            if axis.single:
+                self._set(axis.field, axis.check((values,), axis.field)[0])
                 continue
-            values = as_tuple(getattr(self, field), field)
-            self._set(field, check_numbers(values, field, words=words, **axis))
-        retrain = as_tuple(self.retrain_l2, "retrain_l2")
-        given = check_numbers(tuple(v for v in retrain if v is not None), "retrain_l2", low=0)
-        self._set("retrain_l2", ((None,) if None in retrain else ()) + given)
-        size = check_numbers((self.n_validation,), "n_validation", low=0, integer=True)
-        object.__setattr__(self, "n_validation", size[0])
+            values = as_tuple(values, axis.field)
+            given = values
+            if axis.defaults_to is not None:
+                given = tuple(value for value in values if value is not None)
+            implied = (None,) if len(given) < len(values) else ()
+            self._set(axis.field, implied + axis.check(given, axis.field))
         if self.eta_o is not None:
-            eta_o = check_numbers((self.eta_o,), "eta_o", low=0, high=1)
-            object.__setattr__(self, "eta_o", eta_o[0])
-        for name, words in CHOICES.items():
-            values = as_tuple(getattr(self, name), name)
-            for value in values:
-                if value not in words:
-                    raise GridError(f"unknown {name} {value!r}; known: {', '.join(words)}")
-            self._set(name, values)
+            self._set("eta_o", check_numbers((self.eta_o,), "eta_o", low=0, high=1)[0])
         self._set("methods", as_tuple(self.methods, "methods"))
         for method in self.methods:
             get_method(method)
@@ -267,7 +274,7 @@ class Grid:
         if not self.pairs:
             raise GridError("pairs has no values; give at least one teacher and student")
 
-    def _set(self, name: str, value: tuple[Any, ...]) -> None:
+    def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
     def configs(self, pairs: Mapping[str, Any]) -> Iterator[Config]:
@@ -330,11 +337,12 @@ class Grid:
 
     def _method_axes(self, method: Method) -> list[dict[str, Any]]:
         """Combinations of the axes that a method reads beyond the common ones."""
+        _refuse_unknown(method.name, method.options, {axis.name for axis in METHOD_OPTIONS})
         out = []
         for values in itertools.product(*(getattr(self, name) for name in method.options)):
             options = dict(zip(method.options, values, strict=True))
             read = hyperparameters_of(method, tuple(sorted(options.items())))
-            names = [n for n in METHOD_HYPERPARAMETERS if n in read]
+            names = [axis.name for axis in METHOD_NUMBERS if axis.name in read]
             for combination in itertools.product(*(getattr(self, name) for name in names)):
                 out.append({**options, **dict(zip(names, combination, strict=True))})
         return out

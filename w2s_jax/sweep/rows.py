@@ -12,28 +12,11 @@ from jaxtyping import Bool, Int
 from w2s_jax.heads.status import STATUS_NAMES
 from w2s_jax.metrics import AVERAGES, GroupedTest, pgr
 from w2s_jax.pipeline import Heads
+from w2s_jax.sweep.axes import AXES, METHOD_OPTIONS
 from w2s_jax.sweep.grid import SCHEMA_VERSION, Config
 from w2s_jax.sweep.planning import Pair
 from w2s_jax.version import __version__
 
-AXES = (
-    "seed",
-    "eta_l",
-    "eta_u",
-    "n_labelled",
-    "n_unlabelled",
-    "n_validation",
-    "teacher_l2",
-    "student_l2",
-    "keep_fraction",
-    "gce_q",
-    "retrain_l2",
-    "pseudolabels",
-    "retrain_targets",
-    "retrain_init",
-    "feature_scaling",
-    "class_prior",
-)
 MODELS = ("teacher", "ceiling", "student")
 HEAD_COLUMNS = ("status", "iterations", "gradient_norm", "objective", "gap")
 KEPT_COLUMNS = (
@@ -167,7 +150,7 @@ def assemble(
         "teacher_fingerprint": pair.fingerprints[0],
         "student_fingerprint": pair.fingerprints[1],
         "package_version": __version__,
-        **{name: [getattr(c, name) for c in configs] for name in AXES},
+        **{axis.name: [getattr(c, axis.name) for c in configs] for axis in AXES},
         "groups": describe_groups(test),
         **{f"test_count_group_{g}": int(n) for g, n in enumerate(test.counts)},
     }
@@ -176,9 +159,14 @@ def assemble(
     teacher = rows["teacher_accuracy"].to_numpy(np.float64)
     student = rows["student_accuracy"].to_numpy(np.float64)
     rows["pgr"] = pgr(student, teacher, ceiling, int(test.counts.sum()))
-    optional = ("eta_l", "eta_u", "teacher_l2", "keep_fraction", "gce_q", "retrain_l2")
-    text = ("pseudolabels", "retrain_targets", "retrain_init")
-    return rows.astype({**dict.fromkeys(optional, "float64"), **dict.fromkeys(text, "str")})
+    return rows.astype(_axis_types())
+
+
+def _axis_types() -> dict[str, str]:
+    """Types of the columns whose values may be missing."""
+    numbers = [a.name for a in AXES if a.choices is None and (a.of_methods or not a.integer)]
+    options = [a.name for a in METHOD_OPTIONS]
+    return {**dict.fromkeys(numbers, "float64"), **dict.fromkeys(options, "str")}
 
 
 def vanilla_of(config: Config) -> Config:

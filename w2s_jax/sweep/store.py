@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from w2s_jax.errors import StoreError
+from w2s_jax.sweep.axes import METHOD_NUMBERS
 from w2s_jax.sweep.grid import SCHEMA_VERSION
 from w2s_jax.version import __version__
 
@@ -194,6 +195,6 @@ def read_rows(run: str | Path, columns: Sequence[str] | None = None) -> pd.DataF
 def in_order(rows: pd.DataFrame) -> pd.DataFrame:
     """Sorts rows by pair, draw, penalties and method, whatever order they were computed in."""
     by = ["pair", "feature_scaling", "class_prior", "n_labelled", "n_unlabelled", "eta_l", "eta_u"]
-    by += ["seed", "teacher_l2", "student_l2", "method", "keep_fraction", "gce_q", "retrain_l2"]
+    by += ["seed", "teacher_l2", "student_l2", "method", *(axis.name for axis in METHOD_NUMBERS)]
     present = [name for name in by if name in rows] + (["key"] if "key" in rows else [])
     return rows.sort_values(present, kind="stable", ignore_index=True)
