@@ -5,6 +5,7 @@ import inspect
 import numpy as np
 
 from tests.toy import toy_set
+from w2s_jax.heads.training import Batch
 from w2s_jax.methods import METHODS, RoundInputs
 from w2s_jax.pipeline import StudentStage
 from w2s_jax.sweep import Grid, run
@@ -22,6 +23,9 @@ GRID = {
     "retrain_targets": ("teacher", "student"),
     "retrain_init": ("zero", "warm"),
     "pseudolabels": ("hard", "soft"),
+    "num_steps": 30,
+    "batch_size": (0, 50),
+    "patience": (0, 1),
     "seeds": 0,
 }
 
@@ -67,3 +71,4 @@ def test_no_label_reaches_the_student_stage():
         "valid",
         "hyperparameters",
     }
+    assert set(Batch._fields) == {"x", "valid", "inputs", "step"}

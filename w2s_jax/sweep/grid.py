@@ -8,6 +8,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import pandas as pd
+
 from w2s_jax.errors import GridError
 from w2s_jax.methods import Method, get_method
 from w2s_jax.sweep.axes import (
@@ -78,7 +80,7 @@ class Config:
     class_prior: str = "equal"
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any], **changes: Any) -> "Config":
+    def from_row(cls, row: Mapping[str, Any] | pd.Series, **changes: Any) -> "Config":
         """The configuration of a result row, with some fields changed.
 
         Args:
