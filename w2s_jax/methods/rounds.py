@@ -215,7 +215,15 @@ class Train:
         )
         data = (teacher.astype(zero.dtype), logits, dict(hyperparameters))
         start = previous if previous is not None and self.warm_start else zero
-        return train_rows(prepared, rows, self.step, _inputs_of_rows, data, schedule, start)
+        try:
+            return train_rows(prepared, rows, self.step, _inputs_of_rows, data, schedule, start)
+        except KeyError as error:
+            if error.args[0] in hyperparameters:
+                raise
+            raise HeadError(
+                f"a rule looks up {error}, which it does not say it reads; name it among the "
+                "rule's hyperparameters (reads of a GradientStep)"
+            ) from error
 
 
 Round = Fit | Train
