@@ -1,6 +1,7 @@
-"""Ridge and ridgeless heads: one factorisation of a set of weighted rows serves every penalty."""
+"""Ridge and ridgeless heads: one factorisation of a set of weighted rows serves all its heads."""
 
-from typing import NamedTuple
+import itertools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,23 @@ from w2s_jax.heads.inputs import (
     per_head,
     prepare_if_needed,
 )
-from w2s_jax.heads.prepared import Prepared
+from w2s_jax.heads.prepared import Prepared, x64_enabled
+from w2s_jax.heads.ridge_solvers import (
+    Form,
+    RowSets,
+    Solved,
+    Space,
+    cheapest_form,
+    flops,
+    solve,
+    solve_by_svd,
+)
 from w2s_jax.heads.status import CONVERGED, MINIMUM_NORM, NO_WEIGHT
+
+# Sets of rows are solved together up to this much work, which hides the cost of a call, and up to
+# this much memory. More would fill up batches in vain where sets are few.
+BATCH_FLOPS = {"cpu": 2e8, "other": 2e10}
+BATCH_BYTES = 2**29
 
 
 class RidgeHeads(NamedTuple):
@@ -46,47 +62,205 @@ class RidgeHeads(NamedTuple):
     gap: Float[Array, " h"]
 
 
-class _Solved(NamedTuple):
-    w: Float[Array, "h r k"]
-    b: Float[Array, "h k"]
-    objective: Float[Array, " h"]
-    gradient_norm: Float[Array, " h"]
-    rank: Int[Array, ""]
+class _Job(NamedTuple):
+    """Heads on one set of weighted rows, as a table by penalty; alike in all but penalty, targets.
+
+    Attributes:
+      heads: their numbers ``[l, c]``, each row of one penalty.
+      rows: indices of the rows with weight ``[n]``.
+      share: of each in the weight of all ``[n]``.
+      places: of these rows among those that the targets are for ``[n]``.
+      l2: penalties ``[l]``.
+    """
+
+    heads: np.ndarray
+    rows: np.ndarray
+    share: np.ndarray
+    places: np.ndarray
+    l2: np.ndarray
 
 
-@jax.jit
-def _solve(
-    x: Float[Array, "n r"],
-    targets: Float[Array, "h n k"],
-    weights: Float[Array, " n"],
-    l2: Float[Array, " h"],
-    intercept: Array,
-) -> _Solved:
-    """All heads of one set of weighted rows, from one singular value decomposition."""
-    total = jnp.sum(weights)
-    share = weights / jnp.where(total > 0, total, 1.0)
-    x_mean = intercept * (share @ x)
-    t_mean = intercept * jnp.einsum("n,hnk->hk", share, targets)
-    x = x - x_mean
-    residual = targets - t_mean[:, None, :]
-    root = jnp.sqrt(share)[:, None]
-    u, singular, vt = jnp.linalg.svd(root * x, full_matrices=False)
-    cutoff = jnp.finfo(x.dtype).eps * max(x.shape) * singular[0]
-    kept = singular > cutoff
-    safe = jnp.where(kept, singular, 1.0)
-    gain = jnp.where(kept, safe / (safe**2 + l2[:, None]), 0.0)
-    w = jnp.einsum("sr,hs,ns,hnk->hrk", vt, gain, u, root * residual)
-    error = residual - jnp.einsum("nr,hrk->hnk", x, w)
-    objective = 0.5 * jnp.einsum("n,hnk->h", share, error**2)
-    objective = objective + 0.5 * l2 * jnp.sum(w**2, axis=(1, 2))
-    gradient = l2[:, None, None] * w - jnp.einsum("n,nr,hnk->hrk", share, x, error)
-    return _Solved(
-        w=w,
-        b=t_mean - jnp.einsum("r,hrk->hk", x_mean, w),
-        objective=objective,
-        gradient_norm=jnp.sqrt(jnp.sum(gradient**2, axis=(1, 2))),
-        rank=jnp.sum(kept),
-    )
+class _Shape(NamedTuple):
+    """Padded sizes, and form, of the jobs that are solved together; None is the SVD."""
+
+    form: Form | None
+    rows: int
+    penalties: int
+    columns: int
+    shared: bool
+
+
+def _bucket(size: int, parts: int) -> int:
+    """The next of `parts` sizes between neighbouring powers of two.
+
+    >>> [_bucket(size, 2) for size in (1, 2, 5, 7, 9)]
+    [1, 2, 6, 8, 12]
+    """
+    unit = max(2 ** (size - 1).bit_length() // (2 * parts), 1)
+    return -(-size // unit) * unit
+
+
+def _host_features(x: ArrayLike) -> tuple[np.ndarray, np.dtype]:
+    """Checked features in float32 or float64, and the type of their heads."""
+    host = np.asarray(x)
+    if not np.issubdtype(host.dtype, np.floating) and host.dtype != jnp.bfloat16:
+        raise HeadError(f"features must be floating point, found dtype {host.dtype}")
+    if host.ndim != 2 or 0 in host.shape:
+        raise HeadError(f"features must be a non-empty matrix [n, d], found shape {host.shape}")
+    if host.dtype != np.float64:
+        host = host.astype(np.float32, copy=False)
+    largest = max(host.max(), -host.min())
+    if not np.isfinite(largest):
+        raise HeadError("features contain NaN or infinite values; drop or repair these rows first")
+    dtype = np.dtype(np.float64 if host.dtype == np.float64 and x64_enabled() else np.float32)
+    if largest > np.sqrt(np.finfo(dtype).max):
+        raise HeadError(
+            f"features are too large for {dtype}: found {largest:.3g}; divide them by a constant "
+            "first"
+        )
+    return host, dtype
+
+
+def _space(x: ArrayLike | Prepared, fit_intercept: bool) -> tuple[Space, np.dtype, int]:
+    """Features to fit on, the type of the heads, and the number of the caller's features.
+
+    A direct solver needs no principal axes: features that are not prepared are fitted as they are.
+    """
+    intercept = np.asarray(fit_intercept, np.float64)
+    if isinstance(x, Prepared):
+        x = prepare_if_needed(x, fit_intercept)
+        host, dtype, d = (x.x, x.rotation, x.mean, intercept), x.x.dtype, x.rotation.shape[0]
+    else:
+        features, dtype = _host_features(x)
+        d = features.shape[1]
+        host = (features, None, np.zeros(d), intercept)
+    with jax.enable_x64(True):
+        return Space(*jax.device_put(host)), np.dtype(dtype), d
+
+
+def _jobs(
+    row_sets: np.ndarray, weights: np.ndarray, l2: np.ndarray, shared: bool, most: int
+) -> tuple[list[_Job], np.ndarray]:
+    """Tables of heads with at most about `most` different solutions, and heads without weight."""
+    jobs, weightless = [], []
+    for heads in groups_of_equal_rows(row_sets, weights):
+        weight = weights[heads[0]]
+        share = weight / (weight.sum() or 1.0)
+        places = np.flatnonzero(share)
+        if not places.size:
+            weightless.append(heads)
+            continue
+        rows, share = row_sets[heads[0]][places].astype(np.int32), share[places]
+        values, number, counts = np.unique(l2[heads], return_inverse=True, return_counts=True)
+        order = np.argsort(number, kind="stable")
+        for count in np.unique(counts):
+            table = heads[order[counts[number[order]] == count]].reshape(-1, count)
+            across = count if shared else min(count, most)
+            down = max(1, most // (1 if shared else across))
+            for top, left in itertools.product(range(0, len(table), down), range(0, count, across)):
+                part = table[top : top + down, left : left + across]
+                jobs.append(_Job(part, rows, share, places, l2[part[:, 0]]))
+    return jobs, np.concatenate([*weightless, np.empty(0, int)])
+
+
+class _Fits:
+    """Solves jobs batch by batch and collects their heads on the host."""
+
+    def __init__(self, space: Space, targets: np.ndarray, num_heads: int, dtype: np.dtype, d: int):
+        k = targets.shape[2]
+        self._space, self._targets, self._shared = space, targets, len(targets) == 1
+        self._intercept = bool(space.intercept)
+        self.w, self.b = np.zeros((num_heads, d, k), dtype), np.zeros((num_heads, k), dtype)
+        self.objective, self.gradient_norm = np.zeros(num_heads), np.zeros(num_heads)
+        self.status = np.full(num_heads, CONVERGED, np.int32)
+
+    def solve(self, jobs: list[_Job], *, svd: bool = False) -> list[_Job]:
+        """Fits all heads of the jobs; returns those that need an SVD."""
+        batches: dict[_Shape, list[_Job]] = {}
+        for job in jobs:
+            batches.setdefault(self._shape(job, svd), []).append(job)
+        untrusted, running = [], None
+        for shape, members in batches.items():
+            size = self._batch_size(shape)
+            for start in range(0, len(members), size):
+                batch = members[start : start + size]
+                launched = self._launch(shape, batch, size)
+                if running is not None:  # Its heads are stored while the next batch is solved.
+                    untrusted += self._store(*running)
+                running = batch, launched
+        if running is not None:
+            untrusted += self._store(*running)
+        return untrusted
+
+    def _shape(self, job: _Job, svd: bool) -> _Shape:
+        penalties, same = job.heads.shape
+        columns = self._targets.shape[2] * (1 if self._shared else same)
+        features = self._space.x.shape[1]
+        form = cheapest_form(len(job.rows), features, penalties, columns, self._intercept)
+        return _Shape(
+            None if svd else form,
+            _bucket(len(job.rows), 4),
+            _bucket(penalties, 2),
+            _bucket(columns, 2),
+            self._shared or penalties == 1,
+        )
+
+    def _batch_size(self, shape: _Shape) -> int:
+        """Sets of rows solved together: of the shape alone, so that no number of sets compiles."""
+        features = self._space.x.shape[1]
+        work = flops(shape.form, shape.rows, features, shape.penalties, shape.columns)
+        size = features if shape.form is None or not shape.form.dual else shape.rows
+        solutions = shape.penalties * shape.columns
+        entries = 3 * shape.rows * features + (shape.penalties + 3) * size**2
+        entries += solutions * (2 * shape.rows + 4 * features)
+        useful = BATCH_FLOPS["cpu" if jax.default_backend() == "cpu" else "other"] / work
+        least = max(1, int(min(useful, BATCH_BYTES / (8 * entries))))
+        return 2 ** (least.bit_length() - 1)
+
+    def _launch(self, shape: _Shape, jobs: list[_Job], size: int) -> Solved:
+        """Pads the jobs to the shape and starts to solve them; spare places repeat the first."""
+        rows = np.empty((size, shape.rows), np.int32)
+        share = np.zeros((size, shape.rows))
+        l2 = np.empty((size, shape.penalties))
+        groups = 1 if shape.shared else shape.penalties
+        targets = np.zeros((size, shape.rows, groups, shape.columns))
+        for i, job in enumerate(jobs + jobs[:1] * (size - len(jobs))):
+            n = len(job.rows)
+            rows[i], rows[i, :n], share[i, :n] = job.rows[0], job.rows, job.share
+            l2[i], l2[i, : len(job.l2)] = job.l2[-1], job.l2
+            own = self._targets[job.heads[:1, :1] * 0 if self._shared else job.heads]
+            own = own[:, :, job.places].transpose(2, 0, 1, 3)
+            own = own.reshape(n, own.shape[1], -1)
+            targets[i, :n, : own.shape[1], : own.shape[2]] = own
+        sets = RowSets(*jax.device_put((rows, share, targets, l2)))
+        if shape.form is None:
+            longest = max(*(len(job.rows) for job in jobs), self._space.x.shape[1])
+            return solve_by_svd(self._space, sets, float(longest), dtype=self.w.dtype)
+        return solve(self._space, sets, form=shape.form, dtype=self.w.dtype)
+
+    def _store(self, jobs: list[_Job], launched: Solved) -> list[_Job]:
+        """Puts the heads of a batch in their places; returns those not to be trusted."""
+        solved: Any = jax.device_get(launched)
+        untrusted = []
+        for i, job in enumerate(jobs):
+            heads = job.heads
+            own = heads[:, :1] if self._shared else heads
+
+            def table(values: np.ndarray, own: np.ndarray = own) -> np.ndarray:
+                """Columns ``[l, ..., q]`` as ``[l, c, ..., k]``."""
+                k = self._targets.shape[2]
+                values = values[: len(own), ..., : own.shape[1] * k]
+                return np.moveaxis(values.reshape(*values.shape[:-1], own.shape[1], k), -2, 1)
+
+            self.w[heads], self.b[heads] = table(solved.w[i]), table(solved.b[i])
+            self.objective[heads] = table(solved.objective[i]).sum(axis=-1)
+            self.gradient_norm[heads] = np.sqrt(table(solved.squared_gradient[i]).sum(axis=-1))
+            free = (job.l2 == 0) & (solved.rank[i] < self.w.shape[1])
+            self.status[heads] = np.where(free, MINIMUM_NORM, CONVERGED)[:, None]
+            weak = ~solved.trusted[i, : len(heads)]
+            if weak.any():
+                untrusted.append(job._replace(heads=heads[weak], l2=job.l2[weak]))
+        return untrusted
 
 
 def fit_ridge(
@@ -105,11 +279,13 @@ def fit_ridge(
         (1/2M) sum_i m_i ||t_i - x_i W - b||^2  +  (l2 / 2) ||W||^2        (b is not penalised),
 
     which is scikit-learn's ``Ridge(alpha = l2 M)``. Heads on the same rows with the same weights
-    share one singular value decomposition, computed in float64 whatever the type of x: singular
-    values below eps * max(n, d) of the largest count as zero.
+    share the normal equations (of the rows, where these are fewer than the features), computed in
+    float64 whatever the type of x. Where their condition is bad, a singular value decomposition
+    takes their place: singular values below eps * max(n, d) of the largest count as zero.
 
     Args:
-      x: features ``[n, d]``, or a `Prepared`.
+      x: features ``[n, d]``, best as they are: ridge needs nothing of a `Prepared`, whose features
+        are rounded after the rotation.
       targets: real numbers ``[m]``, ``[m, k]`` or one set per head ``[h, m, k]``, aligned with
         `rows`.
       rows: indices ``[m]`` shared by all heads, or ``[h, m]``; default all rows.
@@ -127,59 +303,31 @@ def fit_ridge(
     >>> heads.w.ravel().tolist(), heads.b.ravel().tolist()
     ([2.0], [1.0])
     """
-    prepared = prepare_if_needed(x, fit_intercept)
-    dtype = prepared.x.dtype
-    host = np.asarray(targets, dtype=np.float64)
+    space, dtype, num_features = _space(x, fit_intercept)
+    host = np.asarray(targets)
+    host = host if host.dtype == np.float32 else np.asarray(host, dtype=np.float64)
     if host.ndim not in (1, 2, 3) or not host.size or not np.isfinite(host).all():
         raise HeadError(
             f"ridge targets must be finite and [m], [m, k] or [h, m, k], found {host.shape}"
         )
     host = host[None, :, None] if host.ndim == 1 else host[None] if host.ndim == 2 else host
-    row_sets = check_row_sets(rows, prepared.num_rows, host.shape[1], "targets")
+    row_sets = check_row_sets(rows, len(space.x), host.shape[1], "targets")
     host_weights = check_weights(weights, row_sets.shape[1])
     num_heads = common_heads(
         targets=host.shape[0], rows=row_sets.shape[0], weights=len(host_weights), l2=np.size(l2)
     )
-    penalties = per_head(l2, num_heads, "l2", np.float64)
-    row_sets = broadcast_heads(row_sets, num_heads)
-    host_weights = broadcast_heads(host_weights, num_heads)
-    host = broadcast_heads(host, num_heads)
-
-    # One factorisation a set of rows and weights; both decide the group.
-    w = np.empty((num_heads, prepared.rotation.shape[0], host.shape[2]))
-    b = np.empty((num_heads, host.shape[2]))
-    objective, gradient_norm = np.empty(num_heads), np.empty(num_heads)
-    status = np.zeros(num_heads, np.int32)
-    rotation = np.asarray(prepared.rotation, np.float64)
-    mean = np.asarray(prepared.mean, np.float64)
-    features = np.asarray(prepared.x)
-    for heads in groups_of_equal_rows(row_sets, host_weights):
-        first = heads[0]
-        if not host_weights[first].any():
-            w[heads], b[heads], objective[heads], gradient_norm[heads] = 0, 0, 0, 0
-            status[heads] = NO_WEIGHT
-            continue
-        with jax.enable_x64(True):
-            solved = _solve(
-                jnp.asarray(features[row_sets[first]], jnp.float64),
-                jnp.asarray(host[heads]),
-                jnp.asarray(host_weights[first], jnp.float64),
-                jnp.asarray(penalties[heads]),
-                jnp.asarray(float(fit_intercept), jnp.float64),
-            )
-            solved = jax.tree.map(np.asarray, solved)
-        w[heads] = np.einsum("dr,hrk->hdk", rotation, solved.w)
-        b[heads] = solved.b - np.einsum("d,hdk->hk", mean, w[heads])
-        objective[heads] = solved.objective
-        gradient_norm[heads] = solved.gradient_norm
-        deficient = solved.rank < rotation.shape[0]
-        status[heads] = np.where((penalties[heads] == 0) & deficient, MINIMUM_NORM, CONVERGED)
-    return RidgeHeads(
-        w=jnp.asarray(w, dtype),
-        b=jnp.asarray(b, dtype),
-        status=jnp.asarray(status),
-        iterations=jnp.zeros(num_heads, jnp.int32),
-        gradient_norm=jnp.asarray(gradient_norm, dtype),
-        objective=jnp.asarray(objective, dtype),
-        gap=jnp.zeros(num_heads, dtype),
+    jobs, weightless = _jobs(
+        broadcast_heads(row_sets, num_heads),
+        broadcast_heads(host_weights, num_heads),
+        per_head(l2, num_heads, "l2", np.float64),
+        len(host) == 1,
+        max(1, BATCH_BYTES // (8 * host.shape[2] * (2 * row_sets.shape[1] + 4 * num_features))),
     )
+    with jax.enable_x64(True):
+        fits = _Fits(space, host, num_heads, dtype, num_features)
+        fits.solve(fits.solve(jobs), svd=True)
+    fits.status[weightless] = NO_WEIGHT
+    still, none = np.zeros(num_heads, np.int32), np.zeros(num_heads, dtype)
+    gradient_norm, objective = fits.gradient_norm.astype(dtype), fits.objective.astype(dtype)
+    heads = (fits.w, fits.b, fits.status, still, gradient_norm, objective, none)
+    return RidgeHeads(*jax.device_put(heads))
