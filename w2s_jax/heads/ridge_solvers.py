@@ -233,8 +233,8 @@ def _by_eigenvectors(space: Space, sets: RowSets, dual: bool, dtype: DTypeLike) 
     # Not the diagonal of eigenvalues: objective and gradient show the decomposition's own error.
     rotated = _product("mi,mn,nk->ik", basis, gram, basis)
     to_weights = _product("nr,ni->ri", a, basis) if dual else basis
-    right = basis if dual else _product("nr,ri->ni", a, basis)
-    right = _product("ni,njq->ijq", right, centred.t)
+    right = centred.t if dual else _product("nr,njq->rjq", a, centred.t)
+    right = _product("mi,mjq->ijq", basis, right)
     solution = right / (values[:, None, None] + l2)
     product = _product("ik,klq->ilq", rotated, solution)
     gradient = product + l2 * solution - right
