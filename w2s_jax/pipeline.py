@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from w2s_jax.heads.lanes import MAX_LANES, fit_rows, row_bucket
-from w2s_jax.heads.lbfgs import Solution, lane_bucket, logits_of
+from w2s_jax.heads.buckets import HEAD_BUCKETS, lane_bucket, row_bucket
+from w2s_jax.heads.costs import FitCost, default_budget, pool_is_cheaper
+from w2s_jax.heads.lanes import fit_rows
+from w2s_jax.heads.lbfgs import Solution, logits_of
 from w2s_jax.heads.logistic import probabilities_of
 from w2s_jax.heads.losses import cross_entropy
 from w2s_jax.heads.prepared import Prepared
@@ -23,8 +25,8 @@ from w2s_jax.heads.training import TrainedRows
 from w2s_jax.methods.rounds import Fit, Method, Round, RoundInputs, Train
 from w2s_jax.methods.selection import keep_count
 
-# Bytes of temporary arrays that one batch of heads may take.
-DEFAULT_MEMORY = 1 << 30
+# Heads whose logits on some rows are computed together, if memory allows.
+MAX_BATCH = 512
 
 
 class Heads(NamedTuple):
@@ -90,38 +92,58 @@ def fit_labelled(
     labels: Int[np.ndarray, " all"],
     tasks: Sequence[Labelled],
     num_classes: int,
+    memory_budget: int | None = None,
 ) -> Heads:
     """Cross-entropy heads on true labels: teachers, and the student's ceiling.
+
+    Tasks run one by one, or together on all their rows where that is cheaper.
 
     Args:
         prepared: features of all rows.
         labels: class of every row.
         tasks: one set of rows each.
         num_classes: c.
+        memory_budget: bytes, as of `fit_rows`.
 
     Returns:
         All heads, task after task, in the order of each task's penalties.
     """
-    parts = []
-    for task in tasks:
-        padded, valid = _pad_rows(task.rows)
-        dtype = prepared.x.dtype if num_classes == 2 else jnp.int32
-        for start in range(0, len(task.l2), MAX_LANES):
-            l2 = task.l2[start : start + MAX_LANES]
-            size = lane_bucket(len(l2))
-            # One row of targets would do, but would be another program than the students'.
-            shared = np.broadcast_to(labels[padded], (size, len(padded)))
-            solution = fit_rows(
-                prepared,
-                padded,
-                Targets(jnp.asarray(shared, dtype), num_classes),
-                weights=jnp.asarray(valid[None], prepared.x.dtype),
-                l2=jnp.asarray(_pad_heads(l2, size), prepared.x.dtype),
-                loss=cross_entropy(),
-                active=jnp.arange(size) < len(l2),
-            )
-            parts.append(_to_host(solution, len(l2)))
-    return Heads.join(parts)
+    dtype = prepared.x.dtype if num_classes == 2 else jnp.int32
+    num_logits = 1 if num_classes == 2 else num_classes
+
+    def fit(rows: np.ndarray, members: Sequence[Labelled]) -> Heads:
+        padded, valid = _pad_rows(rows)
+        heads_of = [len(task.l2) for task in members]
+        num_heads = sum(heads_of)
+        if len(members) == 1:
+            weights = valid[None]
+        else:
+            weights = np.stack([np.isin(padded, task.rows) & valid for task in members])
+            weights = np.repeat(weights, heads_of, axis=0)
+        # One row of targets would do, but would be another program than the students'.
+        targets = np.broadcast_to(labels[padded], (lane_bucket(num_heads), len(padded)))
+        solution = fit_rows(
+            prepared,
+            padded,
+            Targets(jnp.asarray(targets, dtype), num_classes),
+            weights=weights.astype(prepared.x.dtype),
+            l2=_pad_heads(np.concatenate([task.l2 for task in members]), len(targets)),
+            loss=cross_entropy(),
+            chains=_pad_heads(np.repeat(np.arange(len(members)), heads_of), len(targets)),
+            num_heads=num_heads,
+            num_rows=len(rows),
+            memory_budget=memory_budget,
+        )
+        return _to_host(solution, num_heads)
+
+    pool = np.unique(np.concatenate([task.rows for task in tasks]))
+    sizes, heads = (np.array([len(part) for part in parts]) for parts in zip(*tasks, strict=True))
+    together = len(tasks) > 1 and pool_is_cheaper(
+        sizes, heads, len(pool), prepared.x.shape[1], num_logits
+    )
+    if together:
+        return fit(pool, tasks)
+    return Heads.join([fit(task.rows, [task]) for task in tasks])
 
 
 @jax.jit
@@ -142,7 +164,7 @@ def correctness(
     heads: Heads,
     rows: Int[np.ndarray, " n"],
     labels: Int[np.ndarray, " all"],
-    memory: int = DEFAULT_MEMORY,
+    memory_budget: int | None = None,
 ) -> Bool[np.ndarray, "_ n"]:
     """Whether each head is right on each of some rows (the lower class wins ties).
 
@@ -151,21 +173,19 @@ def correctness(
         heads: a table of heads in these coordinates.
         rows: rows to evaluate on ``[n]``.
         labels: class of every row of `prepared`.
-        memory: bytes that the logits of one batch may take.
+        memory_budget: bytes that the logits of one batch may take; default as of `fit_rows`.
     """
     out = np.empty((len(heads.params), len(rows)), bool)
     if not len(rows):
         return out
     padded, _ = _pad_rows(rows)
-    batch = _batch_size(len(padded) * heads.params.shape[1] * 8, memory)
+    budget = default_budget() if memory_budget is None else memory_budget
+    batch = budget // (len(padded) * heads.params.shape[1] * 2 * heads.params.itemsize)
+    batch = int(np.clip(batch, 1, MAX_BATCH))
     for part, params in _batches(heads.params, batch):
         right = _correct(params, prepared.x, padded, labels[padded])
         out[part] = np.asarray(right)[: part.stop - part.start, : len(rows)]
     return out
-
-
-def _batch_size(bytes_per_head: int, memory: int) -> int:
-    return int(np.clip(memory // max(bytes_per_head, 1), 1, MAX_LANES))
 
 
 def teacher_probabilities(
@@ -174,7 +194,7 @@ def teacher_probabilities(
     """Class probabilities of every teacher on some rows."""
     padded, _ = _pad_rows(rows)
     parts = []
-    for part, params in _batches(teachers.params, MAX_LANES):
+    for part, params in _batches(teachers.params, MAX_BATCH):
         probabilities = probabilities_of(_logits(params, prepared.x, padded))
         parts.append(np.asarray(probabilities)[: part.stop - part.start, : len(rows)])
     return np.concatenate(parts)
@@ -273,7 +293,7 @@ class StudentStage:
         prepared: the student's features of all rows.
         rows: unlabelled rows in draw order ``[n]``.
         teacher_probabilities: of every teacher on these rows ``[t, n, c]``.
-        memory: bytes of temporary arrays that one batch of heads may take.
+        memory_budget: bytes that one batch of heads may take beside the features.
     """
 
     def __init__(
@@ -281,7 +301,7 @@ class StudentStage:
         prepared: Prepared,
         rows: Int[np.ndarray, " n"],
         teacher_probabilities: Float[np.ndarray, "t n c"],
-        memory: int = DEFAULT_MEMORY,
+        memory_budget: int | None = None,
     ):
         self._prepared = prepared
         self._num_rows = len(rows)
@@ -290,9 +310,20 @@ class StudentStage:
         padding = [(0, 0), (0, len(self._rows) - len(rows)), (0, 0)]
         self._teacher = np.pad(teacher_probabilities, padding, constant_values=0.5)
         num_logits = 1 if self.num_classes == 2 else self.num_classes
-        # Logits, residuals, losses and their temporaries, targets, and the round's inputs.
-        per_head = len(self._rows) * 4 * (6 * num_logits + 3 * self.num_classes)
-        self._batch = _batch_size(per_head, memory)
+        self._budget = default_budget() if memory_budget is None else memory_budget
+        cost = FitCost(
+            num_rows=len(rows),
+            num_features=prepared.x.shape[1],
+            num_classes=self.num_classes,
+            num_heads=HEAD_BUCKETS[-1],
+            soft=True,
+            weighted=True,
+            warm=True,
+            # A round's inputs: teacher's probabilities, own logits, and temporaries.
+            held=2 * self.num_classes + 2 * num_logits,
+            itemsize=prepared.x.dtype.itemsize,
+        )
+        self._batch = cost.heads_per_call(self._budget)
         self.num_fitted = 0
 
     def train(self, requests: Sequence[Request]) -> list[Trained]:
@@ -340,8 +371,13 @@ class StudentStage:
                 )
                 mask = np.asarray(solution.kept)
             else:
-                active = jnp.arange(len(padded)) < len(heads)
-                solution, mask = self._solve(fit, probabilities, previous, hyperparameters, active)
+                # Heads of one chain differ in their penalty alone.
+                others = [own[name] for name in own if name != fit.l2]
+                alike = np.stack([origin[padded], *others], axis=1)
+                chains = np.unique(alike, axis=0, return_inverse=True)[1].ravel()
+                solution, mask = self._solve(
+                    fit, probabilities, previous, hyperparameters, own[fit.l2], chains, len(heads)
+                )
             parts.append(_to_host(solution, len(heads)))
             kept.append(mask[: len(heads), : self._num_rows])
         order = np.concatenate(batches)
@@ -355,24 +391,30 @@ class StudentStage:
         teacher: Float[Array, "h n c"],
         previous: Float[Array, "h k p"] | None,
         hyperparameters: Mapping[str, Array],
-        active: Bool[Array, " h"],
+        l2: Float[np.ndarray, " h"],
+        chains: Int[np.ndarray, " h"],
+        num_heads: int,
     ) -> tuple[Solution, Bool[np.ndarray, "h n"]]:
         """One batch of heads by the solver, and their rows of positive weight."""
         targets, weights = _round(
             fit, previous, self._prepared.x, self._rows, self._valid, teacher, hyperparameters
         )
+        loss = fit.loss(hyperparameters)
         solution = fit_rows(
             self._prepared,
             self._rows,
             Targets(targets, self.num_classes),
             weights=weights,
-            l2=hyperparameters[fit.l2],
-            loss=fit.loss(hyperparameters),
+            l2=l2,
+            loss=loss,
             init=previous if fit.warm_start else None,
-            active=active,
+            chains=chains if loss.convex and not fit.warm_start else None,
+            num_heads=num_heads,
+            num_rows=self._num_rows,
+            memory_budget=self._budget,
         )
         mask = np.asarray(weights) > 0
-        return solution, np.broadcast_to(mask, (len(active), mask.shape[1]))
+        return solution, np.broadcast_to(mask, (len(l2), mask.shape[1]))
 
     def _hyperparameters(self, values: Mapping[str, np.ndarray]) -> dict[str, Array]:
         dtype = self._prepared.x.dtype

@@ -164,13 +164,36 @@ def test_many_heads_at_once_equal_one_at_a_time():
         assert int(together.iterations[i]) == int(alone.iterations[0])
 
 
-def test_more_heads_than_one_batch():
+def test_a_head_does_not_depend_on_its_company():
+    """To the tolerance of the gap: neither where heads queue nor along a path of penalties."""
     x, y = problem(64, 5, 2)
-    l2 = 10 ** np.random.default_rng(0).uniform(-3, 1, 1100)
-    together = fit_logistic(x.astype(np.float32), y, l2=l2)
-    part = fit_logistic(x.astype(np.float32), y, l2=l2[500:600])
-    np.testing.assert_allclose(together.w[500:600], part.w, atol=1e-5)
+    x = x.astype(np.float32)
+    rng = np.random.default_rng(0)
+    l2 = 10 ** rng.uniform(-3, 1, 2100)
+    flipped = rng.random((3, 64)) < 0.1
+    targets = np.where(flipped[rng.integers(0, 3, 2100)], 1 - y, y)
+    together = fit_logistic(x, targets, l2=l2)
+    part = np.arange(500, 560)
+    few = fit_logistic(x, targets[part], l2=l2[part])
     assert set(statuses(together)) == {"converged"}
+    # Members of a path start beside their minimum, and so take fewer passes.
+    assert np.mean(np.asarray(together.iterations)[part]) < np.mean(few.iterations)
+    difference = np.asarray(together.objective)[part] / np.asarray(few.objective) - 1
+    assert np.abs(difference).max() < 2e-6
+    p, q = predict_proba(together, x)[part], predict_proba(few, x)
+    assert np.abs(p - q).max() < 3e-3
+
+
+@pytest.mark.usefixtures("float64")
+def test_paths_of_penalties_end_at_each_minimum():
+    x, y = problem(60, 5, 3)
+    targets = np.stack([y, (y + (np.arange(60) < 6)) % 3])[np.arange(600) % 2]
+    l2 = np.geomspace(1e-5, 10, 300).repeat(2)
+    together = fit_logistic(x, targets, l2=l2, **TIGHT)
+    for i in (0, 1, 250, 451, 599):
+        alone = fit_logistic(x, targets[i], l2=l2[i], **TIGHT)
+        np.testing.assert_allclose(together.w[i], alone.w[0], atol=1e-6)
+        assert float(together.objective[i]) == pytest.approx(float(alone.objective[0]), rel=1e-10)
 
 
 @pytest.mark.usefixtures("float64")
@@ -187,7 +210,7 @@ def test_prepared_features_and_warm_starts_reach_the_same_minimum():
     assert np.all(np.asarray(warm.initial_objective) < np.asarray(cold.initial_objective))
     assert np.asarray(cold.initial_objective) == pytest.approx(np.log(3))
     restarted = fit_logistic(x, y, l2=[0.01, 0.1], init=raw)
-    assert np.asarray(restarted.iterations).tolist() == [0, 0]
+    assert np.asarray(restarted.iterations).tolist() == [1, 1]  # the evaluation of their start
 
 
 def test_statistics_rows_leave_test_rows_out():

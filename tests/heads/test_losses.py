@@ -8,7 +8,7 @@ import pytest
 from tests.heads.reference import objective, one_hot, problem, scipy_minimum
 from w2s_jax.errors import HeadError
 from w2s_jax.heads import Loss, cross_entropy, fit_logistic, gce
-from w2s_jax.heads.losses import loss_per_sample
+from w2s_jax.heads.losses import loss_and_residual
 
 TIGHT = {"rtol": 1e-15, "atol": 1e-18}
 
@@ -70,20 +70,37 @@ def test_one_exponent_a_head():
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("loss", [cross_entropy(), gce(0.4)], ids=["ce", "gce"])
-def test_the_form_for_two_classes_equals_the_general_one(loss):
-    z = jnp.array([[[-40.0, -3.0, -0.1, 0.0, 0.2, 5.0, 60.0]]])
-    params = tuple(jnp.broadcast_to(p, (1,)) for p in loss.params)
-    fast = Loss(loss.function, loss.binary, params)
-    general = Loss(loss.function, None, params)
-    for t in (0.0, 1.0, 0.3, -0.25, 1.25):
-        targets = jnp.full((1, 7), t)
-        values = [loss_per_sample(form, z, targets) for form in (fast, general)]
-        np.testing.assert_allclose(values[0], values[1], rtol=1e-12, atol=1e-15)
-        slopes = [
-            jax.grad(lambda a, form=form, t=targets: loss_per_sample(form, a, t).sum())(z)
-            for form in (fast, general)
-        ]
-        np.testing.assert_allclose(slopes[0], slopes[1], rtol=1e-10, atol=1e-15)
+@pytest.mark.parametrize("kind", ["two classes", "hard", "soft", "signed"])
+def test_the_form_written_by_hand_equals_the_general_one(loss, kind):
+    rng = np.random.default_rng(0)
+    if kind == "two classes":
+        z = jnp.array([[[-40.0, -3.0, -0.1, 0.0, 0.2, 5.0, 60.0]]])
+        targets = [jnp.full((1, 7), t) for t in (0.0, 1.0, 0.3, -0.25, 1.25)]
+    else:
+        z = jnp.array(rng.normal(size=(2, 4, 50)) * np.geomspace(0.1, 30, 50))
+        z = z.at[:, :, 0].set(0.0).at[:, :2, 1].set(9.0)  # ties at the top
+        soft = rng.dirichlet(np.ones(4), size=(2, 50))
+        soft = 2 * soft - 0.25 if kind == "signed" else soft
+        hard = rng.integers(0, 4, size=(1, 50), dtype=np.int32)
+        targets = [jnp.array(hard if kind == "hard" else np.swapaxes(soft, 1, 2))]
+    params = tuple(jnp.broadcast_to(p, (len(z),)) for p in loss.params)
+    by_hand, general = (Loss(loss.function, f, params) for f in (loss.fused, None))
+    for t in targets:
+        (value, slope), expected = (loss_and_residual(form, z, t) for form in (by_hand, general))
+        np.testing.assert_allclose(value, expected[0], rtol=1e-11, atol=1e-15)
+        np.testing.assert_allclose(slope, expected[1], rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("num_logits", [1, 3])
+def test_certain_rows_keep_loss_and_derivative_in_float32(num_logits):
+    """A row that is right by 20 has a loss and a derivative of exp(-20), not of 0."""
+    z = jnp.zeros((1, num_logits, 1)).at[0, 0, 0].set(20.0)
+    target = jnp.ones((1, 1)) if num_logits == 1 else jnp.zeros((1, 1), jnp.int32)
+    others = max(1, num_logits - 1)
+    for loss in (cross_entropy(), Loss(gce(0.5).function, gce(0.5).fused, (jnp.ones(1) / 2,))):
+        value, slope = loss_and_residual(loss, z, target)
+        assert float(value[0, 0]) == pytest.approx(others * np.exp(-20), rel=1e-5)
+        assert float(slope[0, 0, 0]) == pytest.approx(-others * np.exp(-20), rel=1e-5)
 
 
 def plain_cross_entropy(logits, target):

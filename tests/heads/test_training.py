@@ -12,7 +12,7 @@ from scipy.special import log_softmax
 
 from w2s_jax.errors import HeadError
 from w2s_jax.heads import STATUS_NAMES, prepare
-from w2s_jax.heads.lanes import row_bucket
+from w2s_jax.heads.buckets import row_bucket
 from w2s_jax.heads.training import Schedule, Step, epoch_order, seed_words, train_rows
 from w2s_jax.methods.gradient import GradientStep
 from w2s_jax.methods.rounds import Train

@@ -1,14 +1,15 @@
-"""Heads as lanes of the solver: gathers their rows, pads to buckets, and handles absent classes."""
+"""Heads for the solver: gathers their rows, pads to buckets, queues, and handles absent classes."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from w2s_jax.heads.lbfgs import Problem, Solution, lane_bucket, solve, take_heads
+from w2s_jax.heads.buckets import chunk_rows, lane_bucket, lanes_at_once, row_bucket
+from w2s_jax.heads.costs import FitCost
+from w2s_jax.heads.lbfgs import Problem, Solution, solve, take_heads
 from w2s_jax.heads.losses import Loss, has_no_minimum
 from w2s_jax.heads.prepared import Prepared
 from w2s_jax.heads.status import (
@@ -23,9 +24,8 @@ from w2s_jax.heads.targets import Targets, class_mass
 
 # Logit of a class that left the softmax: probability exactly 0, yet every product with 0 is finite.
 ABSENT_LOGIT = -1e9
-MAX_LANES = 512
 # Relative tolerances for convex losses and others, whose gap is but a measure of stationarity.
-RTOL = {"float32": (3e-7, 1e-6), "float64": (1e-10, 1e-10)}
+RTOL = {"float32": (1e-6, 1e-6), "float64": (1e-10, 1e-10)}
 
 
 @jax.jit
@@ -41,19 +41,7 @@ def concatenate(parts: list[Solution], heads: np.ndarray) -> Solution:
     return _join(parts, back)
 
 
-def row_bucket(size: int) -> int:
-    """Padded number of rows: at most a quarter more, so that few shapes are ever compiled.
-
-    >>> row_bucket(200), row_bucket(2000), row_bucket(2049)
-    (224, 2048, 2560)
-    """
-    if size <= 64:
-        return 64
-    unit = 2 ** (math.ceil(math.log2(size)) - 3)
-    return math.ceil(size / unit) * unit
-
-
-def _pad(leaf: Array | np.ndarray, sizes: dict[int, int], fill: float = 0) -> Array | np.ndarray:
+def pad(leaf: Array | np.ndarray, sizes: dict[int, int], fill: float = 0) -> Array | np.ndarray:
     """Extends some axes of an array, given as {axis: size}; on the host if it lies there."""
     widths = [(0, sizes.get(axis, length) - length) for axis, length in enumerate(leaf.shape)]
     if not any(extra for _, extra in widths):
@@ -80,7 +68,35 @@ def _status_and_offset(
     return status.astype(jnp.int32), offset.astype(mass.dtype)
 
 
-@functools.partial(jax.jit, static_argnames=("num_classes", "intercept"))
+def make_queue(
+    l2: Float[np.ndarray, " h"], chains: Int[np.ndarray, " h"] | None, num_lanes: int
+) -> list[list[int]]:
+    """Heads in the order in which lanes take them, hardest (of the smallest penalty) first.
+
+    Args:
+      l2: penalty of each head.
+      chains: heads of equal number differ in their penalty alone; None: no two do.
+      num_lanes: chains are cut so that all lanes have work, twice over.
+
+    >>> make_queue(np.array([0.1, 1.0, 0.1, 1.0]), np.array([0, 0, 1, 1]), num_lanes=1)
+    [[1, 0], [3, 2]]
+    """
+    order = np.argsort(l2, kind="stable")
+    longest = len(l2) // (2 * num_lanes)
+    if chains is None or longest < 2:
+        return [[int(head)] for head in order]
+    members: dict[int, list[int]] = {}
+    for head in order[::-1]:
+        members.setdefault(int(chains[head]), []).append(int(head))
+    pieces = [
+        chain[start : start + longest]
+        for chain in members.values()
+        for start in range(0, len(chain), longest)
+    ]
+    return sorted(pieces, key=lambda piece: (l2[piece[-1]], piece[-1]))
+
+
+@functools.partial(jax.jit, static_argnames=("num_classes", "intercept", "chunk"))
 def _set_up(
     x: Array,
     spectrum: Array,
@@ -91,15 +107,16 @@ def _set_up(
     l2: Array,
     loss: Loss,
     init: Array | None,
-    active: Array,
     *,
     num_classes: int,
     intercept: bool,
-) -> tuple[Problem, Array, Array]:
-    """The problem of padded lanes on padded rows, its start and each lane's first status."""
+    chunk: int,
+) -> Problem:
+    """The problem of padded heads on padded rows."""
     dtype = x.dtype
-    num_lanes, num_logits = len(l2), 1 if num_classes == 2 else num_classes
+    num_heads, num_logits = len(l2), 1 if num_classes == 2 else num_classes
     x = jnp.where((jnp.arange(len(rows)) < num_rows)[:, None], x[rows], 0.0)
+    x = x.reshape(-1, chunk, x.shape[1])
     if not jnp.issubdtype(targets.dtype, jnp.integer):
         targets = targets.astype(dtype)
     weights = weights.astype(dtype)
@@ -107,31 +124,32 @@ def _set_up(
     shares = weights / jnp.where(total > 0, total, 1.0)
     mass, mean = class_mass(targets, shares, num_classes)
     no_minimum = has_no_minimum(loss, mass, mean) if intercept else jnp.zeros(len(mass), bool)
-    mass = jnp.broadcast_to(mass, (num_lanes, num_classes))
-    status, offset = _status_and_offset(mass, jnp.broadcast_to(no_minimum, (num_lanes,)))
-    status = jnp.where(active, status, NO_WEIGHT)
+    mass = jnp.broadcast_to(mass, (num_heads, num_classes))
+    verdict, offset = _status_and_offset(mass, jnp.broadcast_to(no_minimum, (num_heads,)))
 
     if init is None:
-        params = jnp.zeros((num_lanes, num_logits, x.shape[1] + 1), dtype)
+        params = jnp.zeros((1, num_logits, x.shape[-1] + 1), dtype)
     else:
         # Heads that are not fitted, and classes that are absent, start at zero; so do intercepts
         # that an earlier fit left at +-1e9.
-        zero = (status != RUNNING)[:, None, None] | (offset != 0)[..., None]
+        zero = (verdict != RUNNING)[:, None, None] | (offset != 0)[..., None]
         zero = zero | (jnp.abs(init) >= -ABSENT_LOGIT / 10)
         params = jnp.where(zero, 0.0, init.astype(dtype))
         params = params.at[..., -1].multiply(float(intercept))
-    problem = Problem(
+    return Problem(
         x=x,
-        xt=x.T,
+        xt=jnp.swapaxes(x, 1, 2),
+        num_chunks=(num_rows + chunk - 1) // chunk,
         targets=targets,
         weights=shares,
         l2=l2.astype(dtype),
         offset=offset,
         spectrum=spectrum,
         loss=jax.tree.map(lambda p: p.astype(dtype), loss),
+        init=params,
+        verdict=verdict,
         intercept=intercept,
     )
-    return problem, params, status
 
 
 @functools.partial(jax.jit, static_argnames="num_heads")
@@ -151,31 +169,46 @@ def fit_rows(
     targets: Targets,
     *,
     weights: Float[Array | np.ndarray, "#h n"] | None = None,
-    l2: Float[Array | np.ndarray, " h"],
+    l2: Float[np.ndarray, " h"],
     loss: Loss,
     fit_intercept: bool = True,
     init: Float[Array | np.ndarray, "h k p"] | None = None,
-    active: Bool[Array | np.ndarray, " h"] | None = None,
+    chains: Int[np.ndarray, " h"] | None = None,
+    num_heads: int | None = None,
+    num_rows: int | None = None,
     rtol: float | None = None,
     atol: float | None = None,
     max_iterations: int = 1000,
+    memory_budget: int | None = None,
 ) -> Solution:
     """Fits heads that share their rows, in prepared coordinates and without input checks.
 
     The engine's entry; `fit_logistic` is the checked one in the caller's coordinates. Targets and
-    weights may have a leading axis of 1, shared by all heads. Heads beyond `MAX_LANES` run in
-    chunks of similar l2. Heads that are not `active` are padding: no pass is spent on them. Arrays
-    on the host, or of bucket sizes, are padded without compiling anything.
+    weights may have a leading axis of 1, shared by all heads. Heads of equal number in `chains`
+    differ in their penalty alone: where heads queue for lanes, each starts from the solution of a
+    larger penalty. Heads beyond `num_heads` and rows beyond `num_rows` are padding, on which no
+    pass is spent. Heads beyond what `memory_budget` (bytes, see `FitCost`) holds run in turn.
+    Arrays on the host, or of bucket sizes, are padded without compiling anything.
 
     Returns:
       A `Solution`; its last parameter along p is the intercept, offsets of absent classes included.
     """
     dtype = prepared.x.dtype
-    num_heads = len(l2)
-    if num_heads > MAX_LANES:
-        order = np.argsort(np.asarray(l2), kind="stable")
-        chunks = [order[i : i + MAX_LANES] for i in range(0, num_heads, MAX_LANES)]
-        parts = [
+    num_heads = len(l2) if num_heads is None else num_heads
+    cost = FitCost(
+        num_rows=len(rows),
+        num_features=prepared.x.shape[1],
+        num_classes=targets.num_classes,
+        num_heads=num_heads,
+        soft=not jnp.issubdtype(targets.values.dtype, jnp.integer),
+        weighted=weights is not None and len(weights) > 1,
+        warm=init is not None,
+        itemsize=dtype.itemsize,
+    )
+    most = cost.heads_per_call(memory_budget)
+    if num_heads > most:
+        parts = [np.arange(i, min(i + most, num_heads)) for i in range(0, num_heads, most)]
+        solutions = [
             fit_rows(
                 prepared,
                 rows,
@@ -185,42 +218,47 @@ def fit_rows(
                 loss=jax.tree.map(lambda p, heads=heads: p[heads], loss),
                 fit_intercept=fit_intercept,
                 init=None if init is None else init[heads],
-                active=None if active is None else active[heads],
+                chains=None if chains is None else chains[heads],
+                num_rows=num_rows,
                 rtol=rtol,
                 atol=atol,
                 max_iterations=max_iterations,
+                memory_budget=memory_budget,
             )
-            for heads in chunks
+            for heads in parts
         ]
-        return concatenate(parts, order)
+        return concatenate(solutions, np.arange(num_heads))
 
-    size, lanes = row_bucket(len(rows)), lane_bucket(num_heads)
+    num_logits = 1 if targets.num_classes == 2 else targets.num_classes
+    size, padded_heads = row_bucket(len(rows)), lane_bucket(len(l2))
     if weights is None:
         weights = np.ones((1, len(rows)), dtype)
+    num_lanes = min(lanes_at_once(num_logits), padded_heads)
+    queue = make_queue(l2[:num_heads], None if chains is None else chains[:num_heads], num_lanes)
 
     def to_buckets(leaf: Array | np.ndarray) -> Array | np.ndarray:
         """Pads rows, the last axis, and heads, unless all share it."""
         shared = leaf.shape[0] == 1
-        return _pad(leaf, {leaf.ndim - 1: size} | ({} if shared else {0: lanes}))
+        return pad(leaf, {leaf.ndim - 1: size} | ({} if shared else {0: padded_heads}))
 
-    problem, params, status = _set_up(
+    problem = _set_up(
         prepared.x,
         prepared.spectrum,
-        _pad(rows, {0: size}),
-        np.int32(len(rows)),
+        pad(rows, {0: size}),
+        np.int32(len(rows) if num_rows is None else num_rows),
         to_buckets(targets.values),
         to_buckets(weights),
-        _pad(l2, {0: lanes}, 1),
-        jax.tree.map(lambda p: _pad(p, {0: lanes}, 1), loss),
-        None if init is None else _pad(init, {0: lanes}),
-        _pad(np.ones(num_heads, bool) if active is None else active, {0: lanes}),
+        pad(l2, {0: padded_heads}, 1).astype(dtype),
+        jax.tree.map(lambda p: pad(p, {0: padded_heads}, 1), loss),
+        None if init is None else pad(init, {0: padded_heads}),
         num_classes=targets.num_classes,
         intercept=fit_intercept,
+        chunk=chunk_rows(size, num_lanes, num_logits),
     )
     solution = solve(
         problem,
-        params,
-        status,
+        queue,
+        num_lanes=num_lanes,
         rtol=RTOL[dtype.name][not loss.convex] if rtol is None else rtol,
         atol=float(jnp.finfo(dtype).eps) * 1e-2 if atol is None else atol,
         max_iterations=max_iterations,

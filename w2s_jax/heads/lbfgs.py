@@ -1,35 +1,41 @@
 """Lock-step preconditioned L-BFGS: many logistic heads on the same rows, one pass at a time.
 
-A pass evaluates objective and gradient of every lane (head) once, as two matrix products over all
-lanes. A lane whose trial step fails its descent test shrinks the step in the next pass, so no lane
-ever waits inside another's line search. Finished lanes leave the batch, which is compacted to the
-next smaller bucket size.
+A pass evaluates objective and gradient of every lane once, as two matrix products over all lanes,
+in chunks of rows whose logits stay in the cache. A lane whose trial step fails its descent test
+shrinks the step in the next pass, so no lane ever waits inside another's line search.
+
+Heads queue for lanes. A lane whose head is finished takes the next one: the same problem with the
+next smaller penalty, which starts from the solution and keeps its curvature pairs, or another
+problem. When the queue is empty the lanes are compacted to ever smaller buckets.
 
 Two-loop recursion and initial scaling: Nocedal and Wright, Numerical Optimization, 2nd ed.,
 algorithm 7.4. Approximate Wolfe test in the presence of rounding: Hager and Zhang, SIAM J. Optim.
 16(1), 2005.
 """
 
+import collections
 import dataclasses
-import math
+import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from w2s_jax.heads.losses import Loss, loss_per_sample
-from w2s_jax.heads.status import CONVERGED, MAX_ITERATIONS, RUNNING, STALLED
+from w2s_jax.heads.buckets import HEAD_BUCKETS, lane_bucket
+from w2s_jax.heads.losses import Loss, loss_and_residual
+from w2s_jax.heads.status import CONVERGED, MAX_ITERATIONS, NO_WEIGHT, RUNNING, STALLED
 
 MEMORY = 5
-LANE_BUCKETS = (8, 32, 128, 512, 2048)
-PASSES_PER_CALL = 16
 SUFFICIENT_DECREASE = 1e-4
 # The curvature that the preconditioner assumes falls at most tenfold a pass.
 CURVATURE_FALL = 0.1
 # A lane without progress first forgets its curvature pairs, then stops.
 FORGET_AFTER, STOP_AFTER = 4, 10
+# While heads wait, lanes are exchanged once this share of them has finished.
+EXCHANGE_SHARE = 0.125
 
 
 def take_heads(leaf: Array | np.ndarray, heads: np.ndarray | Array) -> Any:
@@ -40,67 +46,95 @@ def take_heads(leaf: Array | np.ndarray, heads: np.ndarray | Array) -> Any:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Heads on one set of rows. A leading axis of 1 in place of h is shared by all heads.
+    """All heads on one set of rows. A leading axis of 1 in place of h is shared by all heads.
+
+    Rows lie in chunks of m; padding rows are zero and have no weight.
 
     Attributes:
-      x: rows ``[n, r]`` in prepared coordinates (padding rows are zero).
-      xt: the same, transposed ``[r, n]``, so that neither product has to transpose.
-      targets: as in `loss_per_sample`.
-      weights: sample weights ``[h, n]`` that sum to one, zero for padding.
+      x: rows ``[c, m, r]`` in prepared coordinates.
+      xt: the same, transposed ``[c, r, m]``, so that neither product has to transpose.
+      num_chunks: chunks in use; those beyond are padding.
+      targets: as in `loss_and_residual`, n = c m.
+      weights: sample weights ``[h, n]`` that sum to one.
       l2: penalty per head ``[h]``.
       offset: added to the logits ``[h, k]``; large and negative for classes that left the softmax.
       spectrum: mean square of the features along each axis ``[r]``, for the preconditioner.
       loss: its hyperparameters ``[h]``.
+      init: starting parameters ``[h, k, r + 1]``, the intercept last.
+      verdict: RUNNING for heads to fit; others are evaluated at their start and get this status
+        ``[h]``.
       intercept: whether the intercept is free; it stays 0 otherwise.
     """
 
-    x: Float[Array, "n r"]
-    xt: Float[Array, "r n"]
+    x: Float[Array, "c m r"]
+    xt: Float[Array, "c r m"]
+    num_chunks: Int[Array, ""]
     targets: Array
     weights: Float[Array, "#h n"]
     l2: Float[Array, " h"]
     offset: Float[Array, "h k"]
     spectrum: Float[Array, " r"]
     loss: Loss
+    init: Float[Array, "#h k p"]
+    verdict: Int[Array, " h"]
     intercept: bool = dataclasses.field(metadata={"static": True})
 
-    def take(self, lanes: Int[Array, " m"]) -> "Problem":
-        """The problem of some of the heads."""
-        return dataclasses.replace(
-            self,
-            targets=take_heads(self.targets, lanes),
-            weights=take_heads(self.weights, lanes),
-            l2=self.l2[lanes],
-            offset=self.offset[lanes],
-            loss=jax.tree.map(lambda p: p[lanes], self.loss),
-        )
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Lanes:
+    """What the heads in the lanes train on; chunk by chunk where it has rows.
+
+    Attributes:
+      targets: ``[c, l, m]`` or ``[c, l, classes, m]``; l is 1 where all heads share them.
+      weights: ``[c, l, m]``, likewise.
+      l2: ``[l]``.
+      offset: ``[l, k]``.
+      loss: its hyperparameters ``[l]``.
+      verdict: ``[l]``.
+    """
+
+    targets: Array
+    weights: Float[Array, " c #l m"]
+    l2: Float[Array, " l"]
+    offset: Float[Array, "l k"]
+    loss: Loss
+    verdict: Int[Array, " l"]
 
 
 class State(NamedTuple):
     """Per lane: the iterate, its gradient, the direction under trial and the curvature pairs.
 
-    Parameters are ``[h, k, r + 1]``, the intercept last. Pairs sit in ``[MEMORY, h, k, r + 1]``
+    Parameters are ``[l, k, r + 1]``, the intercept last. Pairs sit in ``[MEMORY, l, k, r + 1]``
     slots that all lanes fill in step; a lane that rejected its trial leaves its slot empty
-    (``inverse_sy = 0``). `curvature` is the loss's mean curvature in a logit as the last step met
-    it; the preconditioner, and with it the gap estimate, follows each lane's own.
+    (``inverse_sy = 0``). `spread` and `length` are s'Ss and ||w part of s||^2 of each step.
+    `curvature` is the loss's mean curvature in a logit as the last step met it; the preconditioner
+    follows each lane's own. A `fresh` lane has not been evaluated yet.
     """
 
-    params: Float[Array, "h k p"]
-    objective: Float[Array, " h"]
-    gradient: Float[Array, "h k p"]
-    direction: Float[Array, "h k p"]
-    slope: Float[Array, " h"]
-    step: Float[Array, " h"]
-    steps: Float[Array, "m h k p"]
-    changes: Float[Array, "m h k p"]
-    inverse_sy: Float[Array, "m h"]
-    scale: Float[Array, " h"]
-    curvature: Float[Array, " h"]
-    gap: Float[Array, " h"]
-    stall: Int[Array, " h"]
-    iterations: Int[Array, " h"]
-    status: Int[Array, " h"]
+    params: Float[Array, "l k p"]
+    objective: Float[Array, " l"]
+    initial_objective: Float[Array, " l"]
+    gradient: Float[Array, "l k p"]
+    direction: Float[Array, "l k p"]
+    slope: Float[Array, " l"]
+    step: Float[Array, " l"]
+    steps: Float[Array, "m l k p"]
+    changes: Float[Array, "m l k p"]
+    inverse_sy: Float[Array, "m l"]
+    spread: Float[Array, "m l"]
+    length: Float[Array, "m l"]
+    scale: Float[Array, " l"]
+    curvature: Float[Array, " l"]
+    gap: Float[Array, " l"]
+    stall: Int[Array, " l"]
+    iterations: Int[Array, " l"]
+    status: Int[Array, " l"]
+    fresh: Bool[Array, " l"]
     slot: Int[Array, ""]
+
+
+PAIRS = ("steps", "changes", "inverse_sy", "spread", "length")
 
 
 class Solution(NamedTuple):
@@ -130,22 +164,44 @@ def logits_of(
     return product.reshape(h, k, -1) + (params[..., -1] + offset)[..., None]
 
 
-def _objective(problem: Problem, params: Float[Array, "h k p"]) -> tuple[Array, Array]:
-    logits = logits_of(params, problem.xt, problem.offset)
+def _evaluate(
+    problem: Problem, lanes: Lanes, params: Float[Array, "l k p"]
+) -> tuple[Float[Array, " l"], Float[Array, "l k p"]]:
+    """Objective and gradient of every lane, chunk of rows after chunk of rows."""
+    num_lanes, k, p = params.shape
 
-    def weighted_loss(z: Array) -> tuple[Array, Array]:
-        values = problem.weights * loss_per_sample(problem.loss, z, problem.targets)
-        return jnp.sum(values), jnp.sum(values, axis=-1)
+    def add_chunk(chunk: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        value, weight_gradient, intercept_gradient = sums
+        logits = logits_of(params, problem.xt[chunk], lanes.offset)
+        targets, weights = lanes.targets[chunk], lanes.weights[chunk]
 
-    residual, data_term = jax.grad(weighted_loss, has_aux=True)(logits)
-    h, k, n = residual.shape
-    weight_gradient = jnp.matmul(
-        residual.reshape(h * k, n), problem.x, precision=jax.lax.Precision.HIGHEST
-    ).reshape(h, k, -1)
+        values, residual = loss_and_residual(lanes.loss, logits, targets)
+        residual = weights[:, None, :] * residual
+        product = jnp.matmul(
+            residual.reshape(num_lanes * k, -1),
+            problem.x[chunk],
+            precision=jax.lax.Precision.HIGHEST,
+        )
+        return (
+            value + jnp.sum(weights * values, axis=-1),
+            weight_gradient + product,
+            intercept_gradient + jnp.sum(residual, axis=-1),
+        )
+
+    sums = (
+        jnp.zeros(num_lanes, params.dtype),
+        jnp.zeros((num_lanes * k, p - 1), params.dtype),
+        jnp.zeros((num_lanes, k), params.dtype),
+    )
+    if len(problem.x) == 1:
+        sums = add_chunk(jnp.int32(0), sums)
+    else:
+        sums = jax.lax.fori_loop(0, problem.num_chunks, add_chunk, sums)
+    value, weight_gradient, intercept_gradient = sums
     w = params[..., :-1]
-    weight_gradient = weight_gradient + problem.l2[:, None, None] * w
-    intercept_gradient = jnp.sum(residual, axis=-1, keepdims=True) * float(problem.intercept)
-    value = data_term + 0.5 * problem.l2 * _dot(w, w)
+    weight_gradient = weight_gradient.reshape(w.shape) + lanes.l2[:, None, None] * w
+    intercept_gradient = intercept_gradient[..., None] * float(problem.intercept)
+    value = value + 0.5 * lanes.l2 * _dot(w, w)
     return value, jnp.concatenate([weight_gradient, intercept_gradient], axis=-1)
 
 
@@ -158,31 +214,18 @@ def _curvature_bound(num_logits: int) -> float:
     return 0.25 if num_logits == 1 else 1.0 / num_logits
 
 
-def _preconditioner(problem: Problem, curvature: Float[Array, " h"]) -> Float[Array, "h 1 p"]:
+def _preconditioner(
+    spectrum: Float[Array, " r"], l2: Float[Array, " l"], curvature: Float[Array, " l"]
+) -> Float[Array, "l 1 p"]:
     """Diagonal of an inverse Hessian model, 1 / (c s_j + l2), with c the lane's curvature."""
     c = curvature[:, None]
     # The floor keeps directions without any variance from amplifying rounding errors.
-    floor = c * jnp.finfo(problem.x.dtype).eps * jnp.maximum(problem.spectrum[0], 1e-30)
-    diagonal = jnp.maximum(c * problem.spectrum + problem.l2[:, None], floor)
+    floor = c * jnp.finfo(spectrum.dtype).eps * jnp.maximum(spectrum[0], 1e-30)
+    diagonal = jnp.maximum(c * spectrum + l2[:, None], floor)
     return 1.0 / jnp.concatenate([diagonal, c], axis=-1)[:, None, :]
 
 
-def _curvature_along(problem: Problem, state: State, step: Array, sy: Array) -> Float[Array, " h"]:
-    """The loss's curvature c along a step: s'y = c s'Ss + l2 ||w part of s||^2, S the spectrum.
-
-    Heads that fit their rows well have far less than the bound. Without convexity a step may run
-    along a valley whose floor is flat or bent the other way, and tells nothing: the bound stays.
-    """
-    if not problem.loss.convex:
-        return state.curvature
-    w, b = step[..., :-1], step[..., -1]
-    modelled = _dot(problem.spectrum * w, w) + jnp.sum(b * b, axis=-1)
-    met = (sy - problem.l2 * _dot(w, w)) / jnp.where(modelled > 0, modelled, 1.0)
-    met = jnp.clip(met, CURVATURE_FALL * state.curvature, _curvature_bound(step.shape[1]))
-    return jnp.where((modelled > 0) & (sy > 0), met, state.curvature)
-
-
-def _descent_direction(state: State, preconditioner: Array) -> Float[Array, "h k p"]:
+def _two_loop(state: State, preconditioner: Array) -> Float[Array, "l k p"]:
     """Two-loop recursion over the slots, newest first. Empty slots change nothing."""
     q = state.gradient
     alphas = [jnp.zeros_like(state.scale)] * MEMORY
@@ -197,229 +240,388 @@ def _descent_direction(state: State, preconditioner: Array) -> Float[Array, "h k
     return -r
 
 
-def _begin(problem: Problem, params: Array) -> State:
-    objective, gradient = _objective(problem, params)
-    curvature = jnp.full_like(problem.l2, _curvature_bound(params.shape[1]))
-    preconditioner = _preconditioner(problem, curvature)
-    direction = -preconditioner * gradient
-    slope = _dot(gradient, direction)
-    h = params.shape[0]
-    pairs = jnp.zeros((MEMORY, *params.shape), params.dtype)
-    return State(
-        params=params,
-        objective=objective,
-        gradient=gradient,
-        direction=direction,
-        slope=slope,
-        step=jnp.ones_like(objective),
-        steps=pairs,
-        changes=pairs,
-        inverse_sy=jnp.zeros((MEMORY, h), params.dtype),
-        scale=jnp.ones_like(objective),
-        curvature=curvature,
-        gap=-0.5 * slope,
-        stall=jnp.zeros(h, jnp.int32),
-        iterations=jnp.zeros(h, jnp.int32),
-        status=jnp.full(h, RUNNING, jnp.int32),
-        slot=jnp.int32(0),
-    )
+class _Next(NamedTuple):
+    """What a lane does from where it stands."""
+
+    direction: Float[Array, "l k p"]
+    slope: Float[Array, " l"]
+    gap: Float[Array, " l"]
 
 
-def _update_pairs(state: State, step: Array, change: Array, accept: Array) -> State:
-    """Stores a curvature pair in this pass's slot; lanes that rejected leave theirs empty."""
-    sy, ss, yy = _dot(step, change), _dot(step, step), _dot(change, change)
-    useful = accept & (sy > 1e-7 * jnp.sqrt(ss * yy))
-    slot = state.slot % MEMORY
-    return state._replace(
-        steps=state.steps.at[slot].set(step),
-        changes=state.changes.at[slot].set(change),
-        inverse_sy=state.inverse_sy.at[slot].set(
-            jnp.where(useful, 1.0 / jnp.where(useful, sy, 1.0), 0.0)
-        ),
-        slot=state.slot + 1,
-    )
+def _next_direction(problem: Problem, lanes: Lanes, state: State, preconditioner: Array) -> _Next:
+    """Direction, its slope, and an estimate of the gap to the minimum.
 
-
-def _one_pass(problem: Problem, state: State, rtol: Array, atol: Array, limit: Array) -> State:
-    active = state.status == RUNNING
-    trial = state.params + state.step[:, None, None] * state.direction
-    value, gradient = _objective(problem, trial)
-    # A trial that overflowed is treated like one that went too far.
-    value = jnp.where(jnp.isfinite(value), value, jnp.inf)
-
-    rounding = 4 * jnp.finfo(trial.dtype).eps * jnp.abs(state.objective)
-    decrease = state.objective - value
-    descends = decrease >= -SUFFICIENT_DECREASE * state.step * state.slope
-    flat = (decrease >= -rounding) & (_dot(gradient, state.direction) <= -0.9 * state.slope)
-    accept = active & (descends | flat)
-    progress = accept & (decrease > rounding)
-
-    # Rejected: minimum of the parabola through both values and the slope, safeguarded.
-    drop = state.step * state.slope
-    parabola = -0.5 * drop / jnp.where(value > state.objective + drop, -decrease - drop, 1.0)
-    shrink = jnp.where(jnp.isfinite(value), jnp.clip(parabola, 0.1, 0.5), 0.1)
-
-    take = accept[:, None, None]
-    step = jnp.where(take, state.step[:, None, None] * state.direction, 0.0)
-    change = jnp.where(take, gradient - state.gradient, 0.0)
-    stall = jnp.where(progress, 0, state.stall + 1)
-    forget = active & (stall == FORGET_AFTER)
-    updated = _update_pairs(state, step, change, accept)
-    inverse_sy = jnp.where(forget, 0.0, updated.inverse_sy)
-    # Scale of the initial inverse Hessian from the newest pair; negative curvature doubles it.
-    sy = _dot(step, change)
-    curvature = _curvature_along(problem, state, step, sy)
-    curvature = jnp.where(forget, _curvature_bound(step.shape[1]), curvature)
-    preconditioner = _preconditioner(problem, curvature)
-    ypy = _dot(change, preconditioner * change)
-    scale = jnp.where(
-        accept, jnp.where(sy > 0, sy / jnp.where(ypy > 0, ypy, 1.0), 2 * state.scale), state.scale
-    )
-    scale = jnp.where((scale > 0) & ~forget, scale, 1.0)
-    updated = updated._replace(
-        params=jnp.where(take, trial, state.params),
-        objective=jnp.where(accept, value, state.objective),
-        gradient=jnp.where(take, gradient, state.gradient),
-        inverse_sy=inverse_sy,
-        scale=scale,
-        curvature=curvature,
-    )
-    direction = _descent_direction(updated, preconditioner)
-    slope = _dot(updated.gradient, direction)
-    plain = -preconditioner * updated.gradient
-    plain_slope = _dot(updated.gradient, plain)
+    The gap is g'Hg / 2 under the larger of two inverse Hessian models H. Convex objectives divide
+    the diagonal model's by the least curvature that a recent step met in units of the model's, for
+    what is left to gain lies along the softest directions.
+    """
+    direction = _two_loop(state, preconditioner)
+    slope = _dot(state.gradient, direction)
+    plain = -preconditioner * state.gradient
+    plain_slope = _dot(state.gradient, plain)
     uphill = (slope >= 0) | ~jnp.isfinite(slope)
     direction = jnp.where(uphill[:, None, None], plain, direction)
     slope = jnp.where(uphill, plain_slope, slope)
+    softest = jnp.ones_like(slope)
+    if problem.loss.convex:
+        modelled = state.curvature * state.spread + lanes.l2 * state.length
+        known = state.inverse_sy > 0
+        met = 1.0 / jnp.where(known, state.inverse_sy * modelled, 1.0)
+        softest = jnp.min(jnp.where(known & (modelled > 0), met, 1.0), axis=0)
+    gap = -0.5 * jnp.minimum(slope, plain_slope / jnp.clip(softest, 1e-3, 1.0))
+    return _Next(direction, slope, gap)
 
-    renew = accept | forget
-    gap = jnp.where(accept, -0.5 * jnp.minimum(slope, plain_slope), state.gap)
-    iterations = state.iterations + active
-    status = jnp.where(stall >= STOP_AFTER, STALLED, RUNNING)
-    status = jnp.where(iterations >= limit, MAX_ITERATIONS, status)
-    status = jnp.where(gap <= rtol * jnp.abs(updated.objective) + atol, CONVERGED, status)
-    return updated._replace(
-        direction=jnp.where(renew[:, None, None], direction, state.direction),
-        slope=jnp.where(renew, slope, state.slope),
-        step=jnp.where(renew, 1.0, state.step * shrink),
-        gap=gap,
+
+def _arrived(state: State, tolerance: "Tolerance") -> Bool[Array, " l"]:
+    return state.gap <= tolerance.rtol * jnp.abs(state.objective) + tolerance.atol
+
+
+class Tolerance(NamedTuple):
+    """Stop where ``gap <= rtol |F| + atol``, or after so many passes."""
+
+    rtol: Float[Array, ""]
+    atol: Float[Array, ""]
+    max_iterations: Int[Array, ""]
+
+
+def _one_pass(problem: Problem, lanes: Lanes, state: State, tolerance: Tolerance) -> State:
+    active = state.status == RUNNING
+    trial = state.params + state.step[:, None, None] * state.direction
+    value, gradient = _evaluate(problem, lanes, trial)
+    # A trial that overflowed is treated like one that went too far.
+    value = jnp.where(jnp.isfinite(value), value, jnp.inf)
+    # A fresh lane's trial is its start; it is compared with nothing.
+    before = jnp.where(state.fresh, value, state.objective)
+
+    rounding = 4 * jnp.finfo(trial.dtype).eps * jnp.abs(before)
+    decrease = before - value
+    descends = decrease >= -SUFFICIENT_DECREASE * state.step * state.slope
+    flat = (decrease >= -rounding) & (_dot(gradient, state.direction) <= -0.9 * state.slope)
+    accept = active & jnp.isfinite(value) & (state.fresh | descends | flat)
+    progress = accept & (state.fresh | (decrease > rounding))
+
+    # Rejected: minimum of the parabola through both values and the slope, safeguarded.
+    drop = state.step * state.slope
+    parabola = -0.5 * drop / jnp.where(value > before + drop, -decrease - drop, 1.0)
+    shrink = jnp.where(jnp.isfinite(value), jnp.clip(parabola, 0.1, 0.5), 0.1)
+
+    moved = (accept & ~state.fresh)[:, None, None]
+    step = jnp.where(moved, state.step[:, None, None] * state.direction, 0.0)
+    change = jnp.where(moved, gradient - state.gradient, 0.0)
+    stall = jnp.where(progress, 0, state.stall + 1)
+    forget = active & (stall == FORGET_AFTER)
+
+    # The loss's curvature c along the step: s'y = c s'Ss + l2 ||w part of s||^2, S the spectrum.
+    # Heads that fit their rows well have far less than the bound. Without convexity a step may run
+    # along a valley whose floor is flat or bent the other way, and tells nothing: the bound stays.
+    sy, ss, yy = _dot(step, change), _dot(step, step), _dot(change, change)
+    w, b = step[..., :-1], step[..., -1]
+    length = _dot(w, w)
+    spread = _dot(problem.spectrum * w, w) + jnp.sum(b * b, axis=-1)
+    bound = _curvature_bound(step.shape[1])
+    curvature = state.curvature
+    if problem.loss.convex:
+        met = (sy - lanes.l2 * length) / jnp.where(spread > 0, spread, 1.0)
+        met = jnp.clip(met, CURVATURE_FALL * curvature, bound)
+        curvature = jnp.where((spread > 0) & (sy > 0), met, curvature)
+    curvature = jnp.where(forget, bound, curvature)
+    preconditioner = _preconditioner(problem.spectrum, lanes.l2, curvature)
+    # Scale of the initial inverse Hessian from the newest pair; negative curvature doubles it.
+    ypy = _dot(change, preconditioner * change)
+    scale = jnp.where(sy > 0, sy / jnp.where(ypy > 0, ypy, 1.0), 2 * state.scale)
+    scale = jnp.where(moved[:, 0, 0], scale, state.scale)
+    scale = jnp.where((scale > 0) & ~forget, scale, 1.0)
+
+    useful = moved[:, 0, 0] & (sy > 1e-7 * jnp.sqrt(ss * yy))
+    slot = state.slot % MEMORY
+    inverse_sy = jnp.where(useful, 1.0 / jnp.where(useful, sy, 1.0), 0.0)
+    updated = state._replace(
+        params=jnp.where(accept[:, None, None], trial, state.params),
+        objective=jnp.where(accept, value, state.objective),
+        initial_objective=jnp.where(accept & state.fresh, value, state.initial_objective),
+        gradient=jnp.where(accept[:, None, None], gradient, state.gradient),
+        steps=state.steps.at[slot].set(step),
+        changes=state.changes.at[slot].set(change),
+        inverse_sy=jnp.where(forget, 0.0, state.inverse_sy.at[slot].set(inverse_sy)),
+        spread=state.spread.at[slot].set(spread),
+        length=state.length.at[slot].set(length),
+        scale=scale,
+        curvature=curvature,
         stall=jnp.where(active, stall, state.stall),
-        iterations=iterations,
-        status=jnp.where(active, status, state.status).astype(jnp.int32),
+        iterations=state.iterations + active,
+        fresh=state.fresh & ~accept,
+        slot=state.slot + 1,
     )
-
-
-@jax.jit
-def _start(problem: Problem, params: Array, status: Array, rtol: Array, atol: Array) -> State:
-    state = _begin(problem, params)
-    arrived = state.gap <= rtol * jnp.abs(state.objective) + atol
-    status = jnp.where((status == RUNNING) & arrived, CONVERGED, status)
-    return state._replace(status=status)
+    then = _next_direction(problem, lanes, updated, preconditioner)
+    renew = accept | forget
+    updated = updated._replace(
+        direction=jnp.where(renew[:, None, None], then.direction, state.direction),
+        slope=jnp.where(renew, then.slope, state.slope),
+        step=jnp.where(renew, 1.0, state.step * shrink),
+        gap=jnp.where(accept, then.gap, state.gap),
+    )
+    status = jnp.where(stall >= STOP_AFTER, STALLED, RUNNING)
+    status = jnp.where(updated.iterations >= tolerance.max_iterations, MAX_ITERATIONS, status)
+    status = jnp.where(_arrived(updated, tolerance), CONVERGED, status)
+    status = jnp.where(accept & (lanes.verdict != RUNNING), lanes.verdict, status)
+    return updated._replace(status=jnp.where(active, status, state.status).astype(jnp.int32))
 
 
 @jax.jit
 def _advance(
-    problem: Problem, state: State, rtol: Array, atol: Array, limit: Array, num_passes: Array
+    problem: Problem, lanes: Lanes, state: State, tolerance: Tolerance, enough: Array
 ) -> State:
-    def more(carry: tuple[Array, State]) -> Array:
-        done, state = carry
-        return (done < num_passes) & jnp.any(state.status == RUNNING)
+    """Passes until at most `enough` lanes are still running."""
 
-    def body(carry: tuple[Array, State]) -> tuple[Array, State]:
-        done, state = carry
-        return done + 1, _one_pass(problem, state, rtol, atol, limit)
+    def more(state: State) -> Array:
+        return jnp.sum(state.status == RUNNING) > enough
 
-    return jax.lax.while_loop(more, body, (jnp.int32(0), state))[1]
+    return jax.lax.while_loop(more, lambda s: _one_pass(problem, lanes, s, tolerance), state)
 
 
-@jax.jit
-def _compact(problem: Problem, state: State, lanes: Array) -> tuple[Problem, State]:
-    kept = State(
-        **{
-            name: leaf
-            if name == "slot"
-            else leaf[:, lanes]
-            if name in ("steps", "changes", "inverse_sy")
-            else leaf[lanes]
-            for name, leaf in state._asdict().items()
-        }
+def _load(problem: Problem, heads: Int[Array, " l"]) -> Lanes:
+    """The data of some heads, rows in chunks."""
+    chunks, size, _ = problem.x.shape
+
+    def in_chunks(leaf: Array) -> Array:
+        own = take_heads(leaf, heads)
+        return jnp.moveaxis(own.reshape(*own.shape[:-1], chunks, size), -2, 0)
+
+    return Lanes(
+        targets=in_chunks(problem.targets),
+        weights=in_chunks(problem.weights),
+        l2=problem.l2[heads],
+        offset=problem.offset[heads],
+        loss=jax.tree.map(lambda p: p[heads], problem.loss),
+        verdict=problem.verdict[heads],
     )
-    return problem.take(lanes), kept
 
 
-def lane_bucket(size: int) -> int:
-    """Smallest bucket that holds `size`; beyond the largest, multiples of it.
-
-    >>> lane_bucket(9), lane_bucket(2049)
-    (32, 4096)
-    """
-    for candidate in LANE_BUCKETS:
-        if size <= candidate:
-            return candidate
-    return math.ceil(size / LANE_BUCKETS[-1]) * LANE_BUCKETS[-1]
-
-
-def solve(
-    problem: Problem,
-    params: Float[Array, "h k p"],
-    status: Int[Array, " h"],
-    *,
-    rtol: float,
-    atol: float,
-    max_iterations: int,
-) -> Solution:
-    """Minimises every head's objective from the given start.
-
-    Args:
-      problem: the heads; h must be a bucket size (pad with heads whose status is not RUNNING).
-      params: starting parameters.
-      status: RUNNING for heads to fit; any other value is returned as it is, with its start.
-      rtol: stop where the estimated gap to the minimum is below ``rtol |F| + atol``.
-      atol: see rtol.
-      max_iterations: passes a lane may take.
-
-    Returns:
-      One entry per head, in order.
-    """
-    dtype = params.dtype
-    rtol_, atol_ = jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype)
-    limit, passes = jnp.int32(max_iterations), jnp.int32(PASSES_PER_CALL)
-    state = _start(problem, params, status, rtol_, atol_)
-    initial_objective, out = state.objective, None
-    lanes = np.arange(params.shape[0])
-    while True:
-        running = np.flatnonzero(np.asarray(state.status) == RUNNING)
-        smaller = lane_bucket(len(running))
-        if not len(running) or smaller < len(lanes):
-            if out is None:
-                out = _solution(state, initial_objective)
-            else:
-                out = _retire(out, state, lanes)
-            if not len(running):
-                return out
-            # Padding repeats a finished lane, which no pass changes.
-            idle = np.setdiff1d(np.arange(len(lanes)), running)[: smaller - len(running)]
-            keep = np.concatenate([running, idle])
-            problem, state = _compact(problem, state, keep)
-            lanes = lanes[keep]
-        state = _advance(problem, state, rtol_, atol_, limit, passes)
+def _fresh_state(problem: Problem, heads: Int[Array, " l"], occupied: Bool[Array, " l"]) -> State:
+    """Lanes about to be evaluated at their heads' starts."""
+    num_lanes, dtype = len(heads), problem.init.dtype
+    params = jnp.broadcast_to(take_heads(problem.init, heads), (num_lanes, *problem.init.shape[1:]))
+    pairs = jnp.zeros((MEMORY, *params.shape), dtype)
+    scalars = jnp.zeros((MEMORY, num_lanes), dtype)
+    zero, one = jnp.zeros(num_lanes, dtype), jnp.ones(num_lanes, dtype)
+    none = jnp.zeros(num_lanes, jnp.int32)
+    return State(
+        params=params,
+        objective=zero,
+        initial_objective=zero,
+        gradient=jnp.zeros_like(params),
+        direction=jnp.zeros_like(params),
+        slope=zero,
+        step=one,
+        steps=pairs,
+        changes=pairs,
+        inverse_sy=scalars,
+        spread=scalars,
+        length=scalars,
+        scale=one,
+        curvature=one * _curvature_bound(params.shape[1]),
+        gap=jnp.full(num_lanes, jnp.inf, dtype),
+        stall=none,
+        iterations=none,
+        status=jnp.where(occupied, RUNNING, NO_WEIGHT).astype(jnp.int32),
+        fresh=occupied,
+        slot=jnp.int32(0),
+    )
 
 
 @jax.jit
-def _solution(state: State, initial_objective: Array) -> Solution:
-    return Solution(
+def _open(problem: Problem, heads: Array, occupied: Array) -> tuple[Lanes, State]:
+    return _load(problem, heads), _fresh_state(problem, heads, occupied)
+
+
+def _continued(
+    problem: Problem, lanes: Lanes, new: Lanes, state: State, tolerance: Tolerance
+) -> State:
+    """The state under another penalty of the same problems, without any pass over the data."""
+    extra = new.l2 - lanes.l2
+    w = state.params[..., :-1]
+    objective = state.objective + 0.5 * extra * _dot(w, w)
+    # A pair's s'y changes by the same rule; one that drowns in rounding is dropped.
+    known = state.inverse_sy > 0
+    old = 1.0 / jnp.where(known, state.inverse_sy, 1.0)
+    sy = old + extra * state.length
+    keep = known & (sy > 1e-3 * old)
+    zero = jnp.zeros_like(state.stall)
+    by_parameter = extra[:, None, None]
+    state = state._replace(
+        objective=objective,
+        initial_objective=objective,
+        gradient=state.gradient.at[..., :-1].add(by_parameter * w),
+        changes=state.changes.at[..., :-1].add(by_parameter * state.steps[..., :-1]),
+        inverse_sy=jnp.where(keep, 1.0 / jnp.where(keep, sy, 1.0), 0.0),
+        step=jnp.ones_like(state.step),
+        stall=zero,
+        iterations=zero,
+    )
+    preconditioner = _preconditioner(problem.spectrum, new.l2, state.curvature)
+    then = _next_direction(problem, new, state, preconditioner)
+    state = state._replace(direction=then.direction, slope=then.slope, gap=then.gap)
+    status = jnp.where(_arrived(state, tolerance), CONVERGED, RUNNING)
+    status = jnp.where(new.verdict == RUNNING, status, new.verdict)
+    return state._replace(status=status.astype(jnp.int32))
+
+
+def _choose(which: Bool[Array, " l"], new: State, old: State) -> State:
+    """Lanes of one state or the other."""
+
+    def choose(name: str, a: Array, b: Array) -> Array:
+        if name == "slot":
+            return b
+        axis = 1 if name in PAIRS else 0
+        shape = [1] * a.ndim
+        shape[axis] = -1
+        return jnp.where(which.reshape(shape), a, b)
+
+    return State(*(choose(name, getattr(new, name), getattr(old, name)) for name in State._fields))
+
+
+def _written(out: Solution, state: State, heads: Int[Array, " l"]) -> Solution:
+    """Writes lanes into the solution of all heads; a head beyond the last is none."""
+    new = Solution(
         params=state.params,
-        objective=state.objective,
-        initial_objective=initial_objective,
+        objective=jnp.where(state.fresh, jnp.inf, state.objective),  # a start that overflows
+        initial_objective=state.initial_objective,
         gradient_norm=jnp.sqrt(_dot(state.gradient, state.gradient)),
         gap=state.gap,
         iterations=state.iterations,
         status=state.status,
     )
+    return jax.tree.map(lambda all_, part: all_.at[heads].set(part, mode="drop"), out, new)
+
+
+@functools.partial(jax.jit, donate_argnames=("lanes", "state", "out"))
+def _exchange(
+    problem: Problem,
+    lanes: Lanes,
+    state: State,
+    out: Solution,
+    tolerance: Tolerance,
+    done: Int[Array, " l"],
+    heads: Int[Array, " l"],
+    follows: Bool[Array, " l"],
+    starts: Bool[Array, " l"],
+) -> tuple[Lanes, State, Solution]:
+    """Writes finished heads (`done`) and gives their lanes the heads that follow or start."""
+    out = _written(out, state, done)
+    new = _load(problem, heads)
+    state = _choose(follows, _continued(problem, lanes, new, state, tolerance), state)
+    return new, _choose(starts, _fresh_state(problem, heads, starts), state), out
+
+
+@functools.partial(jax.jit, donate_argnames="out")
+def _compact(
+    problem: Problem, state: State, out: Solution, done: Array, heads: Array, kept: Array
+) -> tuple[Lanes, State, Solution]:
+    """Writes finished heads and keeps some of the lanes."""
+    out = _written(out, state, done)
+    leaves = {
+        name: leaf if name == "slot" else leaf[:, kept] if name in PAIRS else leaf[kept]
+        for name, leaf in state._asdict().items()
+    }
+    return _load(problem, heads), State(**leaves), out
+
+
+@functools.partial(jax.jit, donate_argnames="out")
+def _close(state: State, out: Solution, done: Array) -> Solution:
+    return _written(out, state, done)
 
 
 @jax.jit
-def _retire(out: Solution, state: State, lanes: Array) -> Solution:
-    """Writes the state of some lanes into the solution of all."""
-    new = _solution(state, out.initial_objective[lanes])
-    return jax.tree.map(lambda whole, part: whole.at[lanes].set(part), out, new)
+def _empty(problem: Problem) -> Solution:
+    """What heads that are never fitted get."""
+    num_heads, dtype = len(problem.l2), problem.init.dtype
+    none = jnp.zeros(num_heads, dtype)
+    return Solution(
+        params=jnp.zeros((num_heads, *problem.init.shape[1:]), dtype),
+        objective=none,
+        initial_objective=none,
+        gradient_norm=none,
+        gap=none,
+        iterations=jnp.zeros(num_heads, jnp.int32),
+        status=jnp.full(num_heads, NO_WEIGHT, jnp.int32),
+    )
+
+
+def solve(
+    problem: Problem,
+    queue: Sequence[Sequence[int]],
+    *,
+    num_lanes: int,
+    rtol: float,
+    atol: float,
+    max_iterations: int,
+) -> Solution:
+    """Minimises the objective of every head in the queue.
+
+    Args:
+      problem: all heads.
+      queue: heads in the order in which they are taken, each once: chains whose members differ in
+        their penalty alone, descending. A chain runs in one lane, each member from the solution of
+        the one before.
+      num_lanes: heads that are fitted at a time, a bucket size; fewer where the queue is shorter.
+      rtol: stop where the estimated gap to the minimum is below ``rtol |F| + atol``.
+      atol: see rtol.
+      max_iterations: passes a head may take.
+
+    Returns:
+      One entry per head of the problem, in order; heads that were not in the queue have no weight.
+    """
+    dtype = problem.init.dtype
+    tolerance = Tolerance(
+        jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype), jnp.int32(max_iterations)
+    )
+    none = len(problem.l2)
+    waiting = collections.deque(collections.deque(chain) for chain in queue)
+    out = _empty(problem)
+    if not waiting:
+        return out
+    # One chain a lane; `heads` is the one it works on, `none` in an idle lane.
+    size = min(num_lanes, lane_bucket(len(waiting)))
+    chains = [waiting.popleft() if waiting else collections.deque() for _ in range(size)]
+    heads = np.array([chain.popleft() if chain else none for chain in chains])
+    lanes, state = _open(problem, np.where(heads == none, 0, heads), heads != none)
+    while True:
+        more = bool(waiting) or any(chains)
+        smaller = max((b for b in HEAD_BUCKETS if b < len(heads)), default=0)
+        in_work = int(np.sum(heads != none))
+        enough = max(0, in_work - max(1, int(EXCHANGE_SHARE * size))) if more else smaller
+        state = _advance(problem, lanes, state, tolerance, jnp.int32(enough))
+        running = np.asarray(state.status) == RUNNING
+        done = np.where(running, none, heads)
+        if more:
+            follows, starts = np.zeros(size, bool), np.zeros(size, bool)
+            heads = np.where(running, heads, none)
+            for lane in np.flatnonzero(~running):
+                follows[lane] = bool(chains[lane])
+                if not chains[lane] and waiting:
+                    chains[lane] = waiting.popleft()
+                    starts[lane] = True
+                if chains[lane]:
+                    heads[lane] = chains[lane].popleft()
+            lanes, state, out = _exchange(
+                problem,
+                lanes,
+                state,
+                out,
+                tolerance,
+                done,
+                np.where(heads == none, 0, heads),
+                follows,
+                starts,
+            )
+            continue
+        if not running.any():
+            return _close(state, out, done)
+        kept = np.concatenate([np.flatnonzero(running), np.flatnonzero(~running)])[
+            : lane_bucket(int(running.sum()))
+        ]
+        chains = [chains[lane] for lane in kept]
+        heads = np.where(running, heads, none)[kept]
+        size = len(heads)
+        loaded = np.where(heads == none, 0, heads)
+        lanes, state, out = _compact(problem, state, out, done, loaded, kept)

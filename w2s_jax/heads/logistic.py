@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
 from w2s_jax.errors import HeadError
+from w2s_jax.heads.costs import default_budget, pool_is_cheaper
 from w2s_jax.heads.inputs import (
     broadcast_heads,
     check_row_sets,
@@ -70,6 +71,7 @@ def fit_logistic(
     rtol: float | None = None,
     atol: float | None = None,
     max_iterations: int = 1000,
+    memory_budget: int | None = None,
 ) -> LogisticHeads:
     r"""Fits many logistic heads at once.
 
@@ -87,17 +89,19 @@ def fit_logistic(
         ``[h, m, c]`` that sum to one over classes and may have negative entries; aligned with
         `rows`.
       rows: indices ``[m]`` shared by all heads, or ``[h, m]``; default all rows. Heads on the same
-        rows are solved together.
+        rows are solved together, and so are heads on different rows where that is cheaper.
       weights: sample weights ``[m]`` or ``[h, m]``, >= 0, aligned with `rows`; default one.
       l2: penalty >= 0, a scalar or ``[h]``.
       loss: "ce", `gce(q)`, or a `Loss` of your own.
       fit_intercept: without it, b stays 0 and a `Prepared` must be made with ``center=False``.
       init: starting (w, b), or heads from an earlier fit; default zero.
       num_classes: c, where the largest class index does not tell.
-      rtol: stop where the estimated gap is below ``rtol * |objective| + atol``; default 3e-7 in
-        float32 (1e-6 for non-convex losses) and 1e-10 in float64.
+      rtol: stop where the estimated gap is below ``rtol * |objective| + atol``; default 1e-6 in
+        float32 and 1e-10 in float64.
       atol: see rtol; default 1e-2 of the type's rounding unit.
       max_iterations: passes over the data that a head may take.
+      memory_budget: bytes of device memory beside the features; heads beyond it run in turn.
+        Default half of what is free.
 
     Returns:
       `LogisticHeads` in the caller's coordinates; h is the common leading axis of targets, rows,
@@ -112,49 +116,110 @@ def fit_logistic(
     >>> heads.w.shape, bool(heads.w[0, 0, 0] > heads.w[1, 0, 0])
     ((2, 1, 1), True)
     """
-    loss = as_loss(loss)
+    given = as_loss(loss)
     prepared = prepare_if_needed(x, fit_intercept)
     dtype = prepared.x.dtype
     canonical = as_targets(targets, num_classes, dtype)
-    num_samples = canonical.values.shape[-1]
+    num_samples, count = canonical.values.shape[-1], canonical.num_classes
+    budget = default_budget() if memory_budget is None else memory_budget
     row_sets = check_row_sets(rows, prepared.num_rows, num_samples, "targets")
     host_weights = check_weights(weights, num_samples)
-    start = None if init is None else _start_of(prepared, init, canonical.num_classes)
+    start = None if init is None else _start_of(prepared, init, count)
     num_heads = common_heads(
         targets=canonical.values.shape[0],
         rows=row_sets.shape[0],
         weights=host_weights.shape[0],
         l2=np.size(l2),
         init=1 if start is None else start.shape[0],
-        **{f"loss hyperparameter {i}": np.size(p) for i, p in enumerate(loss.params)},
+        **{f"loss hyperparameter {i}": np.size(p) for i, p in enumerate(given.params)},
     )
     # Everything of h heads stays on the host until it is padded: other sizes compile nothing.
     penalties = per_head(l2, num_heads, "l2", dtype)
-    loss = jax.tree.map(lambda p: np.broadcast_to(np.asarray(p, dtype).ravel(), num_heads), loss)
+    own = jax.tree.map(lambda p: np.broadcast_to(np.asarray(p, dtype).ravel(), num_heads), given)
     host_weights = host_weights.astype(dtype)
+    values = np.asarray(canonical.values)
+    members = groups_of_equal_rows(broadcast_heads(row_sets, num_heads))
+    pooled = None
+    if len(members) > 1:
+        num_features = prepared.x.shape[1]
+        pooled = _pool(row_sets, members, values, host_weights, num_features, num_classes=count)
+    if pooled is not None:
+        pool_rows, values, host_weights = pooled
+        row_sets, members = pool_rows[None], [np.arange(num_heads)]
+
+    chains = None
     if start is not None:
         start = broadcast_heads(start, num_heads)
+    elif own.convex:
+        chains = _alike_but_for_l2(row_sets, values, host_weights, own, num_heads)
 
     def fit(heads: np.ndarray) -> Solution:
         return fit_rows(
             prepared,
             row_sets[heads[0]] if len(row_sets) > 1 else row_sets[0],
-            Targets(take_heads(canonical.values, heads), canonical.num_classes),
+            Targets(take_heads(values, heads), count),
             weights=take_heads(host_weights, heads),
             l2=penalties[heads],
-            loss=jax.tree.map(lambda p: p[heads], loss),
+            loss=jax.tree.map(lambda p: p[heads], own),
             fit_intercept=fit_intercept,
             init=None if start is None else start[heads],
+            chains=None if chains is None else chains[heads],
             rtol=rtol,
             atol=atol,
             max_iterations=max_iterations,
+            memory_budget=budget,
         )
 
-    members = groups_of_equal_rows(broadcast_heads(row_sets, num_heads))
     solution = concatenate([fit(heads) for heads in members], np.concatenate(members))
     w, b = _from_prepared(prepared.rotation, prepared.mean, solution.params)
     others = {field: getattr(solution, field) for field in LogisticHeads._fields[2:]}
     return LogisticHeads(w, b, **others)
+
+
+def _pool(
+    row_sets: Int[np.ndarray, "h m"],
+    members: list[np.ndarray],
+    values: np.ndarray,
+    weights: np.ndarray,
+    num_features: int,
+    num_classes: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Heads on several sets of rows as heads on all of them, with weight 0 for other rows.
+
+    Returns:
+      Distinct rows ``[p]``, targets ``[h, (c,) p]`` and weights ``[h, p]``; None where fitting set
+      after set is cheaper, or a set repeats a row.
+    """
+    num_heads, size = row_sets.shape
+    own = np.sort(row_sets[[heads[0] for heads in members]], axis=1)
+    pool, position = np.unique(row_sets, return_inverse=True)
+    sizes, heads = np.full(len(members), size), np.array([len(m) for m in members])
+    num_logits = 1 if num_classes == 2 else num_classes
+    repeats = bool((own[:, 1:] == own[:, :-1]).any())
+    if repeats or not pool_is_cheaper(sizes, heads, len(pool), num_features, num_logits):
+        return None
+    position = position.reshape(row_sets.shape)
+
+    def scatter(own: np.ndarray) -> np.ndarray:
+        out = np.zeros((num_heads, *own.shape[1:-1], len(pool)), own.dtype)
+        places = position.reshape(num_heads, *[1] * (own.ndim - 2), size)
+        np.put_along_axis(out, np.broadcast_to(places, (num_heads, *own.shape[1:])), own, axis=-1)
+        return out
+
+    spread, masks = (scatter(broadcast_heads(a, num_heads)) for a in (values, weights))
+    return pool, spread, masks
+
+
+def _alike_but_for_l2(
+    row_sets: np.ndarray, targets: np.ndarray, weights: np.ndarray, loss: Loss, num_heads: int
+) -> Int[np.ndarray, " h"]:
+    """Numbers the heads so that those of one number differ in their penalty alone."""
+    numbers = np.zeros(num_heads, np.int64)
+    columns = [broadcast_heads(a, num_heads) for a in (row_sets, targets, weights)]
+    columns += [np.asarray(param)[:, None] for param in loss.params]
+    for number, heads in enumerate(groups_of_equal_rows(*columns)):
+        numbers[heads] = number
+    return numbers
 
 
 def _start_of(

@@ -7,12 +7,12 @@ for all heads or one per head, so that another value compiles nothing.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
 from w2s_jax.errors import HeadError
@@ -26,15 +26,18 @@ class Loss:
     Attributes:
       function: ``(logits [c], target [c], *params) -> scalar``; must be a module-level function,
         because its identity is part of the compiled program's key.
-      binary: the same loss for two classes with logits ``(0, z)`` and target ``(1 - t, t)``, as an
-        element-wise function ``(z, t, *params)``. Optional; it saves the general form's work.
+      fused: the same loss and its derivative for many heads and samples at once, written by hand:
+        ``(logits [h, k, n], targets, *params [h]) -> (loss [h, n], derivative [h, k, n])``, targets
+        as in `loss_and_residual`. Optional; it saves the work of differentiating.
       params: hyperparameters, each a scalar or ``[h]``.
       name: shown in results and errors.
       convex: whether the head's objective is convex in its weights.
     """
 
     function: Callable[..., Array] = dataclasses.field(metadata={"static": True})
-    binary: Callable[..., Array] | None = dataclasses.field(default=None, metadata={"static": True})
+    fused: Callable[..., tuple[Array, Array]] | None = dataclasses.field(
+        default=None, metadata={"static": True}
+    )
     params: tuple[Array | np.ndarray, ...] = ()
     name: str = dataclasses.field(default="custom", metadata={"static": True})
     convex: bool = dataclasses.field(default=False, metadata={"static": True})
@@ -57,11 +60,82 @@ def _cross_entropy(logits: Float[Array, " c"], target: Float[Array, " c"]) -> Fl
     return -jnp.sum(target * log_probabilities(logits))
 
 
-def _cross_entropy_binary(z: Array, t: Array) -> Array:
-    # softplus(z) - t z, without the cancellation that would hide the loss of confident samples.
+class _Binary(NamedTuple):
+    """Two classes, by the logit of class 1: log probabilities and probabilities, none rounded."""
+
+    log_p0: Array
+    log_p1: Array
+    p0: Array
+    p1: Array
+
+
+def _binary(z: Float[Array, "h n"]) -> _Binary:
     positive = z > 0
-    size = jnp.where(positive, z, -z)
-    return jnp.log1p(jnp.exp(-size)) + jnp.where(positive, 1 - t, -t) * z
+    e = jnp.exp(-jnp.abs(z))
+    near = jnp.log1p(e)  # what the more probable class lacks
+    large, small = 1 / (1 + e), e / (1 + e)
+    return _Binary(
+        log_p0=-jnp.where(positive, near + z, near),
+        log_p1=-jnp.where(positive, near, near - z),
+        p0=jnp.where(positive, small, large),
+        p1=jnp.where(positive, large, small),
+    )
+
+
+class _Softmax(NamedTuple):
+    """Three classes or more, none of it rounded to one or zero where the top class is certain.
+
+    Attributes:
+      below: logit minus the largest ``[h, k, n]``.
+      is_top: where that is zero.
+      p: probabilities.
+      rest: 1 - p of a top class ``[h, 1, n]``.
+      log_norm: what to subtract from `below` for the log probability ``[h, 1, n]``.
+    """
+
+    below: Array
+    is_top: Array
+    p: Array
+    rest: Array
+    log_norm: Array
+
+
+def _softmax(logits: Float[Array, "h k n"]) -> _Softmax:
+    below = logits - jnp.max(logits, axis=1, keepdims=True)
+    is_top = below == 0
+    e = jnp.exp(below)
+    others = jnp.sum(jnp.where(is_top, 0, e), axis=1, keepdims=True)
+    others = others + (jnp.sum(is_top, axis=1, keepdims=True) - 1)
+    scale = 1 / (1 + others)
+    return _Softmax(below, is_top, e * scale, others * scale, jnp.log1p(others))
+
+
+def _is_hard(targets: Array) -> bool:
+    return jnp.issubdtype(targets.dtype, jnp.integer)
+
+
+def _hits(targets: Int[Array, "_ n"], num_classes: int) -> Bool[Array, "_ c n"]:
+    return targets[:, None, :] == jnp.arange(num_classes)[:, None]
+
+
+def _cross_entropy_fused(
+    logits: Float[Array, "h k n"], targets: Array
+) -> tuple[Float[Array, "h n"], Float[Array, "h k n"]]:
+    if logits.shape[1] == 1:
+        t, two = targets, _binary(logits[:, 0])
+        # p1 - t in the form that does not cancel.
+        residual = jnp.where(logits[:, 0] > 0, (1 - t) - two.p0, two.p1 - t)
+        return -(t * two.log_p1 + (1 - t) * two.log_p0), residual[:, None]
+    many = _softmax(logits)
+    if _is_hard(targets):
+        hit = _hits(targets, logits.shape[1])
+        own = jnp.sum(jnp.where(hit, many.below, 0), axis=1)
+        residual = jnp.where(hit & many.is_top, -many.rest, many.p - hit)
+        return many.log_norm[:, 0] - own, residual
+    total = jnp.sum(targets, axis=1, keepdims=True)
+    value = total * many.log_norm - jnp.sum(targets * many.below, axis=1, keepdims=True)
+    top = (total - targets) - total * many.rest
+    return value[:, 0], jnp.where(many.is_top, top, total * many.p - targets)
 
 
 def _generalized_cross_entropy(
@@ -70,15 +144,31 @@ def _generalized_cross_entropy(
     return jnp.sum(target * -jnp.expm1(q * log_probabilities(logits))) / q
 
 
-def _generalized_cross_entropy_binary(z: Array, t: Array, q: Array) -> Array:
-    wrong_if_one = -jnp.expm1(-q * jax.nn.softplus(-z))
-    wrong_if_zero = -jnp.expm1(-q * jax.nn.softplus(z))
-    return (t * wrong_if_one + (1 - t) * wrong_if_zero) / q
+def _generalized_cross_entropy_fused(
+    logits: Float[Array, "h k n"], targets: Array, q: Float[Array, " h"]
+) -> tuple[Float[Array, "h n"], Float[Array, "h k n"]]:
+    q = q[:, None]
+    if logits.shape[1] == 1:
+        t, two = targets, _binary(logits[:, 0])
+        lost1, lost0 = jnp.expm1(q * two.log_p1), jnp.expm1(q * two.log_p0)  # p^q - 1
+        residual = (1 - t) * (1 + lost0) * two.p1 - t * (1 + lost1) * two.p0
+        return -(t * lost1 + (1 - t) * lost0) / q, residual[:, None]
+    if _is_hard(targets):
+        cross_entropy_, residual = _cross_entropy_fused(logits, targets)
+        lost = jnp.expm1(-q * cross_entropy_)
+        return -lost / q, (1 + lost)[:, None] * residual
+    many = _softmax(logits)
+    lost = jnp.expm1(q[..., None] * (many.below - many.log_norm))
+    weighted = targets * (1 + lost)
+    total = jnp.sum(weighted, axis=1, keepdims=True)
+    top = (total - weighted) - total * many.rest
+    residual = jnp.where(many.is_top, top, total * many.p - weighted)
+    return -jnp.sum(targets * lost, axis=1) / q, residual
 
 
 def cross_entropy() -> Loss:
     """Cross entropy, ``-sum_c t_c log p_c``; convex in the logits whatever the targets' signs."""
-    return Loss(_cross_entropy, _cross_entropy_binary, (), "ce", convex=True)
+    return Loss(_cross_entropy, _cross_entropy_fused, (), "ce", convex=True)
 
 
 def gce(q: ArrayLike) -> Loss:
@@ -108,7 +198,7 @@ def gce(q: ArrayLike) -> Loss:
             "(loss='ce'), q = 1 is mean absolute error"
         )
     return Loss(
-        _generalized_cross_entropy, _generalized_cross_entropy_binary, (jnp.asarray(q),), "gce"
+        _generalized_cross_entropy, _generalized_cross_entropy_fused, (jnp.asarray(q),), "gce"
     )
 
 
@@ -147,18 +237,9 @@ def has_no_minimum(
 def loss_per_sample(
     loss: Loss, logits: Float[Array, "h k n"], targets: Array
 ) -> Float[Array, "h n"]:
-    """Evaluates a loss for every head and sample.
-
-    Args:
-      loss: the loss, its hyperparameters given per head, ``[h]`` each.
-      logits: ``[h, k, n]``, k = 1 for two classes.
-      targets: two classes: the target of class 1, ``[h, n]``; more: class indices ``[h, n]``
-        (integers) or soft targets ``[h, c, n]``. A leading axis of 1 is shared by all heads.
-    """
+    """Evaluates a loss for every head and sample; arguments as of `loss_and_residual`."""
     shared = [None] * len(loss.params)
     if logits.shape[1] == 1:
-        if loss.binary is not None:
-            return loss.binary(logits[:, 0], targets, *(p[:, None] for p in loss.params))
 
         def two_class(z: Array, t: Array, *params: Any) -> Array:
             zeros = jnp.zeros_like(z)
@@ -166,7 +247,29 @@ def loss_per_sample(
 
         targets = jnp.broadcast_to(targets, logits[:, 0].shape)
         return jax.vmap(jax.vmap(two_class, (0, 0, *shared)))(logits[:, 0], targets, *loss.params)
-    if jnp.issubdtype(targets.dtype, jnp.integer):
+    if _is_hard(targets):
         targets = jax.nn.one_hot(targets, logits.shape[1], dtype=logits.dtype, axis=1)
     targets = jnp.broadcast_to(targets, logits.shape)
     return jax.vmap(jax.vmap(loss.function, (1, 1, *shared)))(logits, targets, *loss.params)
+
+
+def loss_and_residual(
+    loss: Loss, logits: Float[Array, "h k n"], targets: Array
+) -> tuple[Float[Array, "h n"], Float[Array, "h k n"]]:
+    """A loss and its derivative in the logits, for every head and sample.
+
+    Args:
+      loss: the loss, its hyperparameters given per head, ``[h]`` each.
+      logits: ``[h, k, n]``, k = 1 for two classes.
+      targets: two classes: the target of class 1, ``[h, n]``; more: class indices ``[h, n]``
+        (integers) or soft targets ``[h, c, n]``. A leading axis of 1 is shared by all heads.
+    """
+    if loss.fused is not None:
+        return loss.fused(logits, targets, *loss.params)
+
+    def summed(z: Array) -> tuple[Array, Array]:
+        values = loss_per_sample(loss, z, targets)
+        return jnp.sum(values), values
+
+    residual, values = jax.grad(summed, has_aux=True)(logits)
+    return values, residual

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from w2s_jax.heads.lanes import row_bucket
+from w2s_jax.heads.buckets import row_bucket
 from w2s_jax.heads.prepared import Prepared
 from w2s_jax.heads.status import DIVERGED, EARLY_STOPPED, RUNNING, TRAINED
 

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from w2s_jax.errors import HeadError
-from w2s_jax.heads.lbfgs import lane_bucket, logits_of
+from w2s_jax.heads.buckets import lane_bucket
+from w2s_jax.heads.lbfgs import logits_of
 from w2s_jax.heads.losses import Loss, cross_entropy
 from w2s_jax.heads.prepared import Prepared
 from w2s_jax.heads.training import Schedule, Step, TrainedRows, size_bucket, train_rows

@@ -17,10 +17,10 @@ from w2s_jax.errors import GridError
 from w2s_jax.features import FeatureSet, Predictions
 from w2s_jax.features.scaling import scale_features
 from w2s_jax.heads import Prepared, prepare
+from w2s_jax.heads.costs import default_budget
 from w2s_jax.heads.prepared import check_dtype
 from w2s_jax.metrics import GroupedTest, grouped_test
 from w2s_jax.pipeline import (
-    DEFAULT_MEMORY,
     Heads,
     Labelled,
     StudentStage,
@@ -51,7 +51,7 @@ def run(
     out: str | Path | None = None,
     progress: bool = False,
     dtype: DTypeLike = np.float32,
-    memory: int = DEFAULT_MEMORY,
+    memory_budget: int | None = None,
 ) -> pd.DataFrame:
     """Trains all configurations of a grid and returns one long row per configuration and method.
 
@@ -62,7 +62,8 @@ def run(
             already are not computed again, and the rows of all its runs are returned.
         progress: show a progress bar in heads.
         dtype: of the heads, float32 or float64 (needs ``jax_enable_x64``).
-        memory: bytes that one batch of heads may take on the device.
+        memory_budget: bytes that one batch of heads may take on the device beside the features;
+            default half of what is free.
 
     Returns:
         A data frame; the README describes its columns.
@@ -83,7 +84,7 @@ def run(
     frames = []
     total = sum(plan.heads.values())
     with _bar(total, progress) as bar:
-        runner = _Runner(plan, np.dtype(dtype), memory, bar)
+        runner = _Runner(plan, np.dtype(dtype), memory_budget, bar)
         for rows in runner.chunks():
             if store is None:
                 frames.append(rows)
@@ -155,10 +156,10 @@ class _Side:
 class _Runner:
     """Executes a plan group by group; features are prepared and shared heads fitted once."""
 
-    def __init__(self, plan: Plan, dtype: np.dtype, memory: int, bar: Any):
+    def __init__(self, plan: Plan, dtype: np.dtype, memory_budget: int | None, bar: Any):
         self._plan = plan
         self._dtype = dtype
-        self._memory = memory
+        self._budget = default_budget() if memory_budget is None else memory_budget
         self._bar = bar
         self._sides: dict[str, _Side] = {}
         self._labelled: dict[tuple[str, bytes, float], Heads] = {}
@@ -206,7 +207,7 @@ class _Runner:
         missing = [task for task in missing if len(task.l2)]
         wanted = [name for own in names for name in own]
         if missing:
-            fitted = fit_labelled(side.prepared, labels, missing, num_classes)
+            fitted = fit_labelled(side.prepared, labels, missing, num_classes, self._budget)
             new = [name for name in wanted if name not in self._labelled]
             for i, name in enumerate(new):
                 self._labelled[name] = fitted.take(np.array([i]))
@@ -278,7 +279,7 @@ class _Runner:
         validation: "_Validation",
     ) -> Scores:
         rows = np.concatenate([test.rows, validation.rows])
-        right = correctness(side.prepared, heads, rows, labels, self._memory)
+        right = correctness(side.prepared, heads, rows, labels, self._budget)
         return Scores(right[:, : len(test.rows)], right[:, len(test.rows) :], heads)
 
     def _probabilities(
@@ -306,7 +307,7 @@ class _Runner:
         """Trains one chunk's students and returns its rows."""
         data = pair.data
         requests, served = chunk.requests()
-        stage = StudentStage(student.prepared, rows, probabilities, self._memory)
+        stage = StudentStage(student.prepared, rows, probabilities, self._budget)
         trained = stage.train(requests)
         has_truth = chunk.configs[0].eta_u is not None
         ceilings = None

@@ -1,0 +1,218 @@
+"""What a fit costs: floating-point operations, bytes and passes, and what follows from them.
+
+Counts, not timings: they choose between two ways to fit the same heads, size batches to a budget of
+memory, and predict a run before it starts.
+"""
+
+import dataclasses
+import math
+import os
+import re
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from w2s_jax.errors import HeadError
+from w2s_jax.heads.buckets import (
+    HEAD_BUCKETS,
+    chunk_rows,
+    lane_bucket,
+    lanes_at_once,
+    row_bucket,
+)
+from w2s_jax.heads.lbfgs import MEMORY
+
+# Floating-point operations that take as long as moving one byte of memory, and as long as starting
+# one more fit: on 2 cores and on an accelerator alike, within a factor of two.
+FLOPS_PER_BYTE = 12
+FLOPS_PER_CALL = 1e9
+# Share of the device's memory that is used where no budget is given.
+DEFAULT_SHARE = 0.5
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes from a number with an optional unit.
+
+    Raises:
+      HeadError: for anything else.
+
+    >>> parse_bytes("2GiB"), parse_bytes("500MB"), parse_bytes("1e9")
+    (2147483648, 500000000, 1000000000)
+    """
+    match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([KMG]?I?)B?\s*", text, re.IGNORECASE)
+    try:
+        size = float(match[1]) * UNITS[match[2].upper()] if match else 0
+    except (KeyError, ValueError):
+        size = 0
+    if not size >= 1:
+        raise HeadError(f"memory_budget is a size such as 2GiB or 500MB, found {text!r}")
+    return int(size)
+
+
+def default_budget() -> int:
+    """Bytes that fits may take where nobody says: half of what the device has free."""
+    stats = jax.devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        free = stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    else:
+        try:
+            free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (ValueError, OSError):
+            free = 4 << 30
+    return int(DEFAULT_SHARE * free)
+
+
+@dataclasses.dataclass(frozen=True)
+class FitCost:
+    """The cost of one fit of heads on shared rows.
+
+    Attributes:
+      num_rows: n, before padding.
+      num_features: r.
+      num_classes: c.
+      num_heads: h, before padding.
+      soft: whether targets are soft at three classes or more.
+      weighted: whether each head has weights of its own.
+      warm: whether each head has a start of its own.
+      held: further numbers a row and head that the caller holds.
+      itemsize: bytes of a number.
+    """
+
+    num_rows: int
+    num_features: int
+    num_classes: int
+    num_heads: int
+    soft: bool = False
+    weighted: bool = False
+    warm: bool = False
+    held: int = 0
+    itemsize: int = 4
+
+    @property
+    def num_logits(self) -> int:
+        """Columns of a head's weights, k."""
+        return 1 if self.num_classes == 2 else self.num_classes
+
+    @property
+    def flops_per_pass(self) -> float:
+        """Of the two products of one pass of all heads."""
+        return 4.0 * self.num_rows * self.num_features * self.num_logits * self.num_heads
+
+    def bytes_of_rows(self) -> int:
+        """Features of the rows and their transpose."""
+        return 2 * row_bucket(self.num_rows) * self.num_features * self.itemsize
+
+    def bytes_per_head(self) -> int:
+        """What each further head takes, in a lane or not: targets, weights, start and result."""
+        targets = self.num_classes if self.soft and self.num_classes > 2 else 1
+        parameters = self.num_logits * (self.num_features + 1)
+        per_row = targets + (1 if self.weighted else 0) + self.held
+        numbers = row_bucket(self.num_rows) * per_row + parameters * (2 if self.warm else 1)
+        return numbers * self.itemsize
+
+    def bytes_of_lanes(self) -> int:
+        """The state of the lanes, twice while a pass replaces it, and one chunk's temporaries."""
+        lanes = min(lanes_at_once(self.num_logits), lane_bucket(self.num_heads))
+        parameters = lanes * self.num_logits * (self.num_features + 1)
+        chunk = chunk_rows(row_bucket(self.num_rows), lanes, self.num_logits)
+        own = dataclasses.replace(self, held=0).bytes_per_head() * lanes
+        state = (2 * MEMORY + 5) * parameters * self.itemsize
+        return 2 * state + own + 4 * lanes * self.num_logits * chunk * self.itemsize
+
+    def peak_bytes(self) -> int:
+        """Device memory that the fit takes beside the prepared features."""
+        heads = min(self.num_heads, self.heads_per_call(None))
+        held = lane_bucket(heads) * self.bytes_per_head()
+        return self.bytes_of_rows() + held + self.bytes_of_lanes()
+
+    def heads_per_call(self, budget: int | None) -> int:
+        """Heads that fit into a budget at a time, a bucket size.
+
+        Raises:
+          HeadError: where not even the smallest bucket does; it says what is needed.
+        """
+        if budget is None:
+            return HEAD_BUCKETS[-1]
+        for bucket in reversed(HEAD_BUCKETS):
+            some = dataclasses.replace(self, num_heads=min(bucket, self.num_heads))
+            needed = some.bytes_of_rows() + some.bytes_of_lanes()
+            needed += bucket * some.bytes_per_head() if bucket <= lane_bucket(self.num_heads) else 0
+            if bucket <= lane_bucket(self.num_heads) and needed <= budget:
+                return bucket
+        least = dataclasses.replace(self, num_heads=min(HEAD_BUCKETS[0], self.num_heads))
+        needed = least.bytes_of_rows() + least.bytes_of_lanes()
+        needed += HEAD_BUCKETS[0] * least.bytes_per_head()
+        raise HeadError(
+            f"a memory budget of {budget / 2**20:.0f} MiB is too small for {self.num_rows} rows of "
+            f"{self.num_features} features: {HEAD_BUCKETS[0]} heads need {needed / 2**20:.0f} MiB; "
+            "raise memory_budget"
+        )
+
+
+def expected_passes(l2: np.ndarray, num_classes: int, convex: bool = True) -> np.ndarray:
+    """Passes that heads are likely to take to the default tolerance, from their penalties.
+
+    Fitted to the synthetic problems of ``experiments/benchmark.py``, n = 5000, d = 512, features of
+    root mean square 1; within a factor of two elsewhere.
+
+    >>> expected_passes(np.array([1.0, 1e-3]), 2).round().tolist()
+    [8.0, 19.0]
+    """
+    decades = np.clip(-np.log10(np.maximum(l2, 1e-8)), 0, 8)
+    passes = 7.5 + 3.8 * decades if num_classes == 2 else 10 * 10 ** (0.25 * decades)
+    return passes if convex else 1.3 * passes
+
+
+def pool_is_cheaper(
+    set_sizes: Int[np.ndarray, " s"],
+    heads_of_set: Int[np.ndarray, " s"],
+    pool_rows: int,
+    num_features: int,
+    num_logits: int,
+    passes: float = 15.0,
+) -> bool:
+    """Whether heads on several sets of rows are fitted faster on all these rows with weights.
+
+    Gathered rows cost a copy and a fit a set, and few heads on them are bound by reading the rows;
+    the pool's products are one, but also over rows without weight.
+
+    Args:
+      set_sizes: rows of each set.
+      heads_of_set: heads on each set.
+      pool_rows: distinct rows of all sets.
+      num_features: r.
+      num_logits: k.
+      passes: passes a head takes.
+
+    >>> sizes, heads = np.full(64, 5000), np.full(64, 8)
+    >>> [pool_is_cheaper(sizes, heads, rows, 512, 1) for rows in (10_000, 320_000)]
+    [True, False]
+    """
+    bytes_of_set = 4.0 * set_sizes * num_features
+    compute = 4.0 * set_sizes * num_features * num_logits * heads_of_set
+    a_pass = np.maximum(compute, 2 * bytes_of_set * FLOPS_PER_BYTE)
+    gathered = np.sum(passes * a_pass + 4 * bytes_of_set * FLOPS_PER_BYTE + FLOPS_PER_CALL)
+    total_heads = float(np.sum(heads_of_set))
+    pooled = passes * 4.0 * pool_rows * num_features * num_logits * total_heads + FLOPS_PER_CALL
+    return bool(pooled < gathered)
+
+
+def gemm_flops(seconds: float = 0.1) -> float:
+    """Floating-point operations a second of this device's matrix product, measured now."""
+    import time
+
+    import jax.numpy as jnp
+
+    size = 1024 if jax.default_backend() == "cpu" else 8192
+    a = jnp.ones((size, size), jnp.float32)
+    product = jax.jit(lambda x: jnp.matmul(x, x, precision=jax.lax.Precision.HIGHEST))
+    product(a).block_until_ready()
+    best, spent = math.inf, 0.0
+    while spent < seconds:
+        start = time.perf_counter()
+        product(a).block_until_ready()
+        took = time.perf_counter() - start
+        best, spent = min(best, took), spent + took
+    return 2.0 * size**3 / best
