@@ -45,10 +45,19 @@ def _of_backend(table: dict[str, int]) -> int:
     return table.get(jax.default_backend(), table["other"])
 
 
-def lanes_at_once(num_logits: int) -> int:
-    """Heads of so many logits that fill one matrix product, a bucket size."""
+def lanes_for(num_heads: int, num_logits: int) -> int:
+    """Lanes for so many heads, a bucket size: no more than fill one matrix product.
+
+    Rather fewer lanes than heads, which then queue, than lanes that idle; but a product of fewer
+    than 32 columns wastes more than idle lanes do.
+
+    >>> [lanes_for(num_heads, 1) for num_heads in (3, 20, 100)]
+    [8, 32, 32]
+    """
     columns = _of_backend(COLUMNS)
-    return max((b for b in HEAD_BUCKETS if b * num_logits <= columns), default=HEAD_BUCKETS[0])
+    filling = max((b for b in HEAD_BUCKETS if b * num_logits <= columns), default=HEAD_BUCKETS[0])
+    below = max((b for b in HEAD_BUCKETS if b <= num_heads), default=0)
+    return min(filling, below if below >= 32 else lane_bucket(num_heads))
 
 
 def chunk_rows(padded_rows: int, num_lanes: int, num_logits: int) -> int:

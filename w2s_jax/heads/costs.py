@@ -18,7 +18,7 @@ from w2s_jax.heads.buckets import (
     HEAD_BUCKETS,
     chunk_rows,
     lane_bucket,
-    lanes_at_once,
+    lanes_for,
     row_bucket,
 )
 from w2s_jax.heads.lbfgs import MEMORY
@@ -114,7 +114,7 @@ class FitCost:
 
     def bytes_of_lanes(self) -> int:
         """The state of the lanes, twice while a pass replaces it, and one chunk's temporaries."""
-        lanes = min(lanes_at_once(self.num_logits), lane_bucket(self.num_heads))
+        lanes = lanes_for(self.num_heads, self.num_logits)
         parameters = lanes * self.num_logits * (self.num_features + 1)
         chunk = chunk_rows(row_bucket(self.num_rows), lanes, self.num_logits)
         own = dataclasses.replace(self, held=0).bytes_per_head() * lanes

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from w2s_jax.heads.buckets import chunk_rows, lane_bucket, lanes_at_once, row_bucket
+from w2s_jax.heads.buckets import chunk_rows, lane_bucket, lanes_for, row_bucket
 from w2s_jax.heads.costs import FitCost
 from w2s_jax.heads.lbfgs import Problem, Solution, solve, take_heads
 from w2s_jax.heads.losses import Loss, has_no_minimum
@@ -233,7 +233,7 @@ def fit_rows(
     size, padded_heads = row_bucket(len(rows)), lane_bucket(len(l2))
     if weights is None:
         weights = np.ones((1, len(rows)), dtype)
-    num_lanes = min(lanes_at_once(num_logits), padded_heads)
+    num_lanes = lanes_for(num_heads, num_logits)
     queue = make_queue(l2[:num_heads], None if chains is None else chains[:num_heads], num_lanes)
 
     def to_buckets(leaf: Array | np.ndarray) -> Array | np.ndarray:
