@@ -26,8 +26,10 @@ TRUSTED_CORRECTION = 1e-5
 # Smallest pivot of a Cholesky factor, and smallest eigenvalue, as shares of the largest.
 TRUSTED_PIVOT = 1e-13
 TRUSTED_EIGENVALUE = 1e-9
-# Measured for 150 to 1000 rows: an eigendecomposition takes the time of some 12 Cholesky factors.
-EIGH_FLOPS = 4.0
+# Flops per cube of the size, at the speed of a Cholesky factor. On CPUs measured for sizes of 150 to
+# 500, where 2.5 holds on an idle machine only: LAPACK's eigensolver suffers most from busy
+# neighbours. On accelerators, which cannot batch the tridiagonalisation, a guess.
+EIGH_FLOPS = {"cpu": 4.0, "other": 20.0}
 SVD_FLOPS = 20.0
 
 
@@ -98,7 +100,8 @@ def flops(form: Form | None, rows: int, features: int, penalties: int, columns: 
     size = rows if form.dual else features
     gram = 2.0 * rows * features * size
     if form.spectral:
-        return gram + EIGH_FLOPS * size**3 + penalties * columns * 4 * size * (size + features)
+        eigh = EIGH_FLOPS["cpu" if jax.default_backend() == "cpu" else "other"]
+        return gram + eigh * size**3 + penalties * columns * 4 * size * (size + features)
     return gram + penalties * (size**3 / 3 + 8 * rows * features * columns)
 
 
@@ -230,18 +233,24 @@ def _by_eigenvectors(space: Space, sets: RowSets, dual: bool, dtype: DTypeLike) 
     a, l2 = centred.a, sets.l2[:, None]
     gram, _, rank = _regular_gram(space, sets, centred, dual)
     basis, values = jax.lax.linalg.eigh(gram, symmetrize_input=False)
-    # Not the diagonal of eigenvalues: objective and gradient show the decomposition's own error.
-    rotated = _product("mi,mn,nk->ik", basis, gram, basis)
+
+    def times_gram(columns: Array) -> Array:
+        # Not by the eigenvalues: objective and gradient show the decomposition's own error.
+        if columns[0].size < len(gram):
+            columns = _product("mn,nlq->mlq", gram, _product("nk,klq->nlq", basis, columns))
+            return _product("mi,mlq->ilq", basis, columns)
+        return _product("ik,klq->ilq", _product("mi,mn,nk->ik", basis, gram, basis), columns)
+
     to_weights = _product("nr,ni->ri", a, basis) if dual else basis
     right = centred.t if dual else _product("nr,njq->rjq", a, centred.t)
     right = _product("mi,mjq->ijq", basis, right)
     solution = right / (values[:, None, None] + l2)
-    product = _product("ik,klq->ilq", rotated, solution)
+    product = times_gram(solution)
     gradient = product + l2 * solution - right
     quadratic = jnp.sum(solution * product, axis=0)
     if dual:
         objective = jnp.sum((right - product) ** 2, axis=0) + l2 * quadratic
-        squared = jnp.sum(gradient * _product("ik,klq->ilq", rotated, gradient), axis=0)
+        squared = jnp.sum(gradient * times_gram(gradient), axis=0)
     else:
         total = jnp.sum(centred.t**2, axis=0) + quadratic + l2 * jnp.sum(solution**2, axis=0)
         objective = total - 2 * jnp.sum(solution * right, axis=0)
