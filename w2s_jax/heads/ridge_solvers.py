@@ -26,8 +26,8 @@ TRUSTED_CORRECTION = 1e-5
 # Smallest pivot of a Cholesky factor, and smallest eigenvalue, as shares of the largest.
 TRUSTED_PIVOT = 1e-13
 TRUSTED_EIGENVALUE = 1e-9
-# Flops per cube of the size, at the speed of a Cholesky factor. On CPUs measured for sizes of 150 to
-# 500, where 2.5 holds on an idle machine only: LAPACK's eigensolver suffers most from busy
+# Flops per cube of the size, at the speed of a Cholesky factor. On CPUs measured for sizes of 150
+# to 500, where 2.5 holds on an idle machine only: LAPACK's eigensolver suffers most from busy
 # neighbours. On accelerators, which cannot batch the tridiagonalisation, a guess.
 EIGH_FLOPS = {"cpu": 4.0, "other": 20.0}
 SVD_FLOPS = 20.0
