@@ -12,9 +12,11 @@ from typing import Any
 import jax
 from absl import app, flags
 
+from w2s_jax.compilation import enable_compilation_cache
 from w2s_jax.errors import script
+from w2s_jax.heads.costs import parse_bytes
 from w2s_jax.methods import METHODS
-from w2s_jax.sweep import Grid, parse_axis, plan_grid, resolve_pairs, run
+from w2s_jax.sweep import Grid, parse_axis, plan_grid, predict, resolve_pairs, run
 from w2s_jax.sweep.axes import AXES
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Grid)}
@@ -39,6 +41,10 @@ flags.DEFINE_float("eta_o", None, "what the word eta_o stands for; default the b
 flags.DEFINE_string("out", None, "run directory", required=True)
 flags.DEFINE_enum("join", "exact", ["exact", "inner"], "inner drops ids that one side lacks")
 flags.DEFINE_bool("dry_run", False, "print the plan and stop")
+flags.DEFINE_string(
+    "memory_budget", None, "device memory for one batch of heads, such as 2GiB; default half of it"
+)
+flags.DEFINE_string("compilation_cache", None, "folder of compiled programs; default in ~/.cache")
 flags.DEFINE_enum("precision", "float32", ["float32", "float64"], "type of the heads")
 FLAGS = flags.FLAGS
 
@@ -69,11 +75,21 @@ def main() -> None:
         eta_o=FLAGS.eta_o,
         **axis_values(),
     )
+    budget = parse_bytes(FLAGS.memory_budget) if FLAGS.memory_budget else None
     pairs = resolve_pairs(grid.pairs, FLAGS.join)
     if FLAGS.dry_run:
-        print(plan_grid(grid, pairs).describe())
+        plan = plan_grid(grid, pairs)
+        print(f"{plan.describe()}\n{predict(plan, budget, FLAGS.precision).describe()}")
         return
-    rows = run(grid, pairs=pairs, out=FLAGS.out, progress=True, dtype=FLAGS.precision)
+    enable_compilation_cache(FLAGS.compilation_cache)
+    rows = run(
+        grid,
+        pairs=pairs,
+        out=FLAGS.out,
+        progress=True,
+        dtype=FLAGS.precision,
+        memory_budget=budget,
+    )
     print(f"{len(rows)} rows in {FLAGS.out}; next: python experiments/report.py --run={FLAGS.out}")
 
 

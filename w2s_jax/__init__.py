@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from w2s_jax.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from w2s_jax.compilation import enable_compilation_cache as enable_compilation_cache
     from w2s_jax.errors import W2SError as W2SError
     from w2s_jax.features import FeatureSet as FeatureSet
     from w2s_jax.features import load_features as load_features
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from w2s_jax.sweep import run as run
 
 _HOMES = {
+    "w2s_jax.compilation": ("enable_compilation_cache",),
     "w2s_jax.errors": ("W2SError",),
     "w2s_jax.features": (
         "FeatureSet",

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from w2s_jax.heads.buckets import HEAD_BUCKETS, lane_bucket, row_bucket
@@ -234,7 +235,7 @@ class Trained(NamedTuple):
 Rounds = tuple[Round, ...]
 
 
-class _Task(NamedTuple):
+class Task(NamedTuple):
     """The distinct heads to fit in the last of some rounds.
 
     Attributes:
@@ -248,7 +249,7 @@ class _Task(NamedTuple):
     values: dict[str, Float[np.ndarray, " m"]]
 
 
-def _plan_rounds(requests: Sequence[Request]) -> tuple[list[_Task], list[Rounds], list[np.ndarray]]:
+def plan_rounds(requests: Sequence[Request]) -> tuple[list[Task], list[Rounds], list[np.ndarray]]:
     """Tasks in order, and for each request its rounds and the head of each of its students.
 
     Requests whose rounds begin alike share the heads of these rounds.
@@ -266,7 +267,7 @@ def _plan_rounds(requests: Sequence[Request]) -> tuple[list[_Task], list[Rounds]
                 columns.append(np.concatenate([requests[i].hyperparameters[name] for i in members]))
             distinct, index = np.unique(np.stack(columns, 1), axis=0, return_inverse=True)
             values = {name: distinct[:, 1 + j] for j, name in enumerate(names)}
-            tasks.append(_Task(prefix, distinct[:, 0].astype(np.int64), values))
+            tasks.append(Task(prefix, distinct[:, 0].astype(np.int64), values))
             ends = np.cumsum([len(position[i]) for i in members])[:-1]
             for i, part in zip(members, np.split(index.ravel(), ends), strict=True):
                 position[i] = part
@@ -275,7 +276,7 @@ def _plan_rounds(requests: Sequence[Request]) -> tuple[list[_Task], list[Rounds]
 
 def count_heads(requests: Sequence[Request]) -> int:
     """Distinct heads that `StudentStage.train` fits for some requests."""
-    return sum(len(task.origin) for task in _plan_rounds(requests)[0])
+    return sum(len(task.origin) for task in plan_rounds(requests)[0])
 
 
 class _Node(NamedTuple):
@@ -284,6 +285,29 @@ class _Node(NamedTuple):
     heads: Heads
     kept: np.ndarray
     teacher: np.ndarray
+
+
+def student_cost(
+    num_rows: int,
+    num_features: int,
+    num_classes: int,
+    dtype: DTypeLike,
+    num_heads: int = HEAD_BUCKETS[-1],
+) -> FitCost:
+    """What heads of a student's round take, at most."""
+    num_logits = 1 if num_classes == 2 else num_classes
+    return FitCost(
+        num_rows=num_rows,
+        num_features=num_features,
+        num_classes=num_classes,
+        num_heads=num_heads,
+        soft=True,
+        weighted=True,
+        warm=True,
+        # A round's inputs: teacher's probabilities, own logits, and temporaries.
+        held=2 * num_classes + 2 * num_logits,
+        itemsize=np.dtype(dtype).itemsize,
+    )
 
 
 class StudentStage:
@@ -309,26 +333,14 @@ class StudentStage:
         self.num_classes = teacher_probabilities.shape[-1]
         padding = [(0, 0), (0, len(self._rows) - len(rows)), (0, 0)]
         self._teacher = np.pad(teacher_probabilities, padding, constant_values=0.5)
-        num_logits = 1 if self.num_classes == 2 else self.num_classes
         self._budget = default_budget() if memory_budget is None else memory_budget
-        cost = FitCost(
-            num_rows=len(rows),
-            num_features=prepared.x.shape[1],
-            num_classes=self.num_classes,
-            num_heads=HEAD_BUCKETS[-1],
-            soft=True,
-            weighted=True,
-            warm=True,
-            # A round's inputs: teacher's probabilities, own logits, and temporaries.
-            held=2 * self.num_classes + 2 * num_logits,
-            itemsize=prepared.x.dtype.itemsize,
-        )
+        cost = student_cost(len(rows), prepared.x.shape[1], self.num_classes, prepared.x.dtype)
         self._batch = cost.heads_per_call(self._budget)
         self.num_fitted = 0
 
     def train(self, requests: Sequence[Request]) -> list[Trained]:
         """Trains all requested students round by round; equal beginnings are trained once."""
-        tasks, rounds, position = _plan_rounds(requests)
+        tasks, rounds, position = plan_rounds(requests)
         nodes: dict[Rounds, _Node] = {}
         for task in tasks:
             parent = nodes.get(task.rounds[:-1])

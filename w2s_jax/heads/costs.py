@@ -121,11 +121,11 @@ class FitCost:
         state = (2 * MEMORY + 5) * parameters * self.itemsize
         return 2 * state + own + 4 * lanes * self.num_logits * chunk * self.itemsize
 
-    def peak_bytes(self) -> int:
+    def peak_bytes(self, heads_per_call: int = HEAD_BUCKETS[-1]) -> int:
         """Device memory that the fit takes beside the prepared features."""
-        heads = min(self.num_heads, self.heads_per_call(None))
-        held = lane_bucket(heads) * self.bytes_per_head()
-        return self.bytes_of_rows() + held + self.bytes_of_lanes()
+        some = dataclasses.replace(self, num_heads=min(self.num_heads, heads_per_call))
+        held = lane_bucket(some.num_heads) * some.bytes_per_head()
+        return some.bytes_of_rows() + held + some.bytes_of_lanes()
 
     def heads_per_call(self, budget: int | None) -> int:
         """Heads that fit into a budget at a time, a bucket size.
@@ -136,14 +136,9 @@ class FitCost:
         if budget is None:
             return HEAD_BUCKETS[-1]
         for bucket in reversed(HEAD_BUCKETS):
-            some = dataclasses.replace(self, num_heads=min(bucket, self.num_heads))
-            needed = some.bytes_of_rows() + some.bytes_of_lanes()
-            needed += bucket * some.bytes_per_head() if bucket <= lane_bucket(self.num_heads) else 0
-            if bucket <= lane_bucket(self.num_heads) and needed <= budget:
+            if self.peak_bytes(bucket) <= budget:
                 return bucket
-        least = dataclasses.replace(self, num_heads=min(HEAD_BUCKETS[0], self.num_heads))
-        needed = least.bytes_of_rows() + least.bytes_of_lanes()
-        needed += HEAD_BUCKETS[0] * least.bytes_per_head()
+        needed = self.peak_bytes(HEAD_BUCKETS[0])
         raise HeadError(
             f"a memory budget of {budget / 2**20:.0f} MiB is too small for {self.num_rows} rows of "
             f"{self.num_features} features: {HEAD_BUCKETS[0]} heads need {needed / 2**20:.0f} MiB; "

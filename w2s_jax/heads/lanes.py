@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from w2s_jax.heads.buckets import chunk_rows, lane_bucket, lanes_for, row_bucket
 from w2s_jax.heads.costs import FitCost
-from w2s_jax.heads.lbfgs import Problem, Solution, solve, take_heads
+from w2s_jax.heads.lbfgs import Problem, Rows, Solution, solve, take_heads
 from w2s_jax.heads.losses import Loss, has_no_minimum
 from w2s_jax.heads.prepared import Prepared
 from w2s_jax.heads.status import (
@@ -137,18 +137,20 @@ def _set_up(
         params = jnp.where(zero, 0.0, init.astype(dtype))
         params = params.at[..., -1].multiply(float(intercept))
     return Problem(
-        x=x,
-        xt=jnp.swapaxes(x, 1, 2),
-        num_chunks=(num_rows + chunk - 1) // chunk,
+        rows=Rows(
+            x=x,
+            xt=jnp.swapaxes(x, 1, 2),
+            num_chunks=(num_rows + chunk - 1) // chunk,
+            spectrum=spectrum,
+            intercept=intercept,
+        ),
         targets=targets,
         weights=shares,
         l2=l2.astype(dtype),
         offset=offset,
-        spectrum=spectrum,
         loss=jax.tree.map(lambda p: p.astype(dtype), loss),
         init=params,
         verdict=verdict,
-        intercept=intercept,
     )
 
 

@@ -45,39 +45,49 @@ def take_heads(leaf: Array | np.ndarray, heads: np.ndarray | Array) -> Any:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Problem:
-    """All heads on one set of rows. A leading axis of 1 in place of h is shared by all heads.
-
-    Rows lie in chunks of m; padding rows are zero and have no weight.
+class Rows:
+    """The rows that heads share, in chunks of m; padding rows are zero and have no weight.
 
     Attributes:
       x: rows ``[c, m, r]`` in prepared coordinates.
       xt: the same, transposed ``[c, r, m]``, so that neither product has to transpose.
       num_chunks: chunks in use; those beyond are padding.
-      targets: as in `loss_and_residual`, n = c m.
-      weights: sample weights ``[h, n]`` that sum to one.
-      l2: penalty per head ``[h]``.
-      offset: added to the logits ``[h, k]``; large and negative for classes that left the softmax.
       spectrum: mean square of the features along each axis ``[r]``, for the preconditioner.
-      loss: its hyperparameters ``[h]``.
-      init: starting parameters ``[h, k, r + 1]``, the intercept last.
-      verdict: RUNNING for heads to fit; others are evaluated at their start and get this status
-        ``[h]``.
       intercept: whether the intercept is free; it stays 0 otherwise.
     """
 
     x: Float[Array, "c m r"]
     xt: Float[Array, "c r m"]
     num_chunks: Int[Array, ""]
+    spectrum: Float[Array, " r"]
+    intercept: bool = dataclasses.field(metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """All heads on one set of rows. A leading axis of 1 in place of h is shared by all heads.
+
+    Attributes:
+      rows: the rows.
+      targets: as in `loss_and_residual`, n = c m.
+      weights: sample weights ``[h, n]`` that sum to one.
+      l2: penalty per head ``[h]``.
+      offset: added to the logits ``[h, k]``; large and negative for classes that left the softmax.
+      loss: its hyperparameters ``[h]``.
+      init: starting parameters ``[h, k, r + 1]``, the intercept last.
+      verdict: RUNNING for heads to fit; others are evaluated at their start and get this status
+        ``[h]``.
+    """
+
+    rows: Rows
     targets: Array
     weights: Float[Array, "#h n"]
     l2: Float[Array, " h"]
     offset: Float[Array, "h k"]
-    spectrum: Float[Array, " r"]
     loss: Loss
     init: Float[Array, "#h k p"]
     verdict: Int[Array, " h"]
-    intercept: bool = dataclasses.field(metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
@@ -165,21 +175,21 @@ def logits_of(
 
 
 def _evaluate(
-    problem: Problem, lanes: Lanes, params: Float[Array, "l k p"]
+    rows: Rows, lanes: Lanes, params: Float[Array, "l k p"]
 ) -> tuple[Float[Array, " l"], Float[Array, "l k p"]]:
     """Objective and gradient of every lane, chunk of rows after chunk of rows."""
     num_lanes, k, p = params.shape
 
     def add_chunk(chunk: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         value, weight_gradient, intercept_gradient = sums
-        logits = logits_of(params, problem.xt[chunk], lanes.offset)
+        logits = logits_of(params, rows.xt[chunk], lanes.offset)
         targets, weights = lanes.targets[chunk], lanes.weights[chunk]
 
         values, residual = loss_and_residual(lanes.loss, logits, targets)
         residual = weights[:, None, :] * residual
         product = jnp.matmul(
             residual.reshape(num_lanes * k, -1),
-            problem.x[chunk],
+            rows.x[chunk],
             precision=jax.lax.Precision.HIGHEST,
         )
         return (
@@ -193,14 +203,14 @@ def _evaluate(
         jnp.zeros((num_lanes * k, p - 1), params.dtype),
         jnp.zeros((num_lanes, k), params.dtype),
     )
-    if len(problem.x) == 1:
+    if len(rows.x) == 1:
         sums = add_chunk(jnp.int32(0), sums)
     else:
-        sums = jax.lax.fori_loop(0, problem.num_chunks, add_chunk, sums)
+        sums = jax.lax.fori_loop(0, rows.num_chunks, add_chunk, sums)
     value, weight_gradient, intercept_gradient = sums
     w = params[..., :-1]
     weight_gradient = weight_gradient.reshape(w.shape) + lanes.l2[:, None, None] * w
-    intercept_gradient = intercept_gradient[..., None] * float(problem.intercept)
+    intercept_gradient = intercept_gradient[..., None] * float(rows.intercept)
     value = value + 0.5 * lanes.l2 * _dot(w, w)
     return value, jnp.concatenate([weight_gradient, intercept_gradient], axis=-1)
 
@@ -248,7 +258,7 @@ class _Next(NamedTuple):
     gap: Float[Array, " l"]
 
 
-def _next_direction(problem: Problem, lanes: Lanes, state: State, preconditioner: Array) -> _Next:
+def _next_direction(lanes: Lanes, state: State, preconditioner: Array) -> _Next:
     """Direction, its slope, and an estimate of the gap to the minimum.
 
     The gap is g'Hg / 2 under the larger of two inverse Hessian models H. Convex objectives divide
@@ -263,7 +273,7 @@ def _next_direction(problem: Problem, lanes: Lanes, state: State, preconditioner
     direction = jnp.where(uphill[:, None, None], plain, direction)
     slope = jnp.where(uphill, plain_slope, slope)
     softest = jnp.ones_like(slope)
-    if problem.loss.convex:
+    if lanes.loss.convex:
         modelled = state.curvature * state.spread + lanes.l2 * state.length
         known = state.inverse_sy > 0
         met = 1.0 / jnp.where(known, state.inverse_sy * modelled, 1.0)
@@ -284,10 +294,10 @@ class Tolerance(NamedTuple):
     max_iterations: Int[Array, ""]
 
 
-def _one_pass(problem: Problem, lanes: Lanes, state: State, tolerance: Tolerance) -> State:
+def _one_pass(rows: Rows, lanes: Lanes, state: State, tolerance: Tolerance) -> State:
     active = state.status == RUNNING
     trial = state.params + state.step[:, None, None] * state.direction
-    value, gradient = _evaluate(problem, lanes, trial)
+    value, gradient = _evaluate(rows, lanes, trial)
     # A trial that overflowed is treated like one that went too far.
     value = jnp.where(jnp.isfinite(value), value, jnp.inf)
     # A fresh lane's trial is its start; it is compared with nothing.
@@ -317,15 +327,15 @@ def _one_pass(problem: Problem, lanes: Lanes, state: State, tolerance: Tolerance
     sy, ss, yy = _dot(step, change), _dot(step, step), _dot(change, change)
     w, b = step[..., :-1], step[..., -1]
     length = _dot(w, w)
-    spread = _dot(problem.spectrum * w, w) + jnp.sum(b * b, axis=-1)
+    spread = _dot(rows.spectrum * w, w) + jnp.sum(b * b, axis=-1)
     bound = _curvature_bound(step.shape[1])
     curvature = state.curvature
-    if problem.loss.convex:
+    if lanes.loss.convex:
         met = (sy - lanes.l2 * length) / jnp.where(spread > 0, spread, 1.0)
         met = jnp.clip(met, CURVATURE_FALL * curvature, bound)
         curvature = jnp.where((spread > 0) & (sy > 0), met, curvature)
     curvature = jnp.where(forget, bound, curvature)
-    preconditioner = _preconditioner(problem.spectrum, lanes.l2, curvature)
+    preconditioner = _preconditioner(rows.spectrum, lanes.l2, curvature)
     # Scale of the initial inverse Hessian from the newest pair; negative curvature doubles it.
     ypy = _dot(change, preconditioner * change)
     scale = jnp.where(sy > 0, sy / jnp.where(ypy > 0, ypy, 1.0), 2 * state.scale)
@@ -352,7 +362,7 @@ def _one_pass(problem: Problem, lanes: Lanes, state: State, tolerance: Tolerance
         fresh=state.fresh & ~accept,
         slot=state.slot + 1,
     )
-    then = _next_direction(problem, lanes, updated, preconditioner)
+    then = _next_direction(lanes, updated, preconditioner)
     renew = accept | forget
     updated = updated._replace(
         direction=jnp.where(renew[:, None, None], then.direction, state.direction),
@@ -368,20 +378,18 @@ def _one_pass(problem: Problem, lanes: Lanes, state: State, tolerance: Tolerance
 
 
 @jax.jit
-def _advance(
-    problem: Problem, lanes: Lanes, state: State, tolerance: Tolerance, enough: Array
-) -> State:
+def _advance(rows: Rows, lanes: Lanes, state: State, tolerance: Tolerance, enough: Array) -> State:
     """Passes until at most `enough` lanes are still running."""
 
     def more(state: State) -> Array:
         return jnp.sum(state.status == RUNNING) > enough
 
-    return jax.lax.while_loop(more, lambda s: _one_pass(problem, lanes, s, tolerance), state)
+    return jax.lax.while_loop(more, lambda s: _one_pass(rows, lanes, s, tolerance), state)
 
 
 def _load(problem: Problem, heads: Int[Array, " l"]) -> Lanes:
     """The data of some heads, rows in chunks."""
-    chunks, size, _ = problem.x.shape
+    chunks, size, _ = problem.rows.x.shape
 
     def in_chunks(leaf: Array) -> Array:
         own = take_heads(leaf, heads)
@@ -434,9 +442,7 @@ def _open(problem: Problem, heads: Array, occupied: Array) -> tuple[Lanes, State
     return _load(problem, heads), _fresh_state(problem, heads, occupied)
 
 
-def _continued(
-    problem: Problem, lanes: Lanes, new: Lanes, state: State, tolerance: Tolerance
-) -> State:
+def _continued(rows: Rows, lanes: Lanes, new: Lanes, state: State, tolerance: Tolerance) -> State:
     """The state under another penalty of the same problems, without any pass over the data."""
     extra = new.l2 - lanes.l2
     w = state.params[..., :-1]
@@ -458,8 +464,8 @@ def _continued(
         stall=zero,
         iterations=zero,
     )
-    preconditioner = _preconditioner(problem.spectrum, new.l2, state.curvature)
-    then = _next_direction(problem, new, state, preconditioner)
+    preconditioner = _preconditioner(rows.spectrum, new.l2, state.curvature)
+    then = _next_direction(new, state, preconditioner)
     state = state._replace(direction=then.direction, slope=then.slope, gap=then.gap)
     status = jnp.where(_arrived(state, tolerance), CONVERGED, RUNNING)
     status = jnp.where(new.verdict == RUNNING, status, new.verdict)
@@ -509,7 +515,7 @@ def _exchange(
     """Writes finished heads (`done`) and gives their lanes the heads that follow or start."""
     out = _written(out, state, done)
     new = _load(problem, heads)
-    state = _choose(follows, _continued(problem, lanes, new, state, tolerance), state)
+    state = _choose(follows, _continued(problem.rows, lanes, new, state, tolerance), state)
     return new, _choose(starts, _fresh_state(problem, heads, starts), state), out
 
 
@@ -590,7 +596,7 @@ def solve(
         smaller = max((b for b in HEAD_BUCKETS if b < len(heads)), default=0)
         in_work = int(np.sum(heads != none))
         enough = max(0, in_work - max(1, int(EXCHANGE_SHARE * size))) if more else smaller
-        state = _advance(problem, lanes, state, tolerance, jnp.int32(enough))
+        state = _advance(problem.rows, lanes, state, tolerance, jnp.int32(enough))
         running = np.asarray(state.status) == RUNNING
         done = np.where(running, none, heads)
         if more:

@@ -14,8 +14,17 @@ SIZE = ("n_labelled", "n_unlabelled")
 L2 = ("teacher_l2", "student_l2")
 PQ = ("keep_fraction", "gce_q")
 CONDITION = ("feature_scaling", "class_prior", "pseudolabels", "n_validation")
-RETRAIN = ("retrain_l2", "retrain_init", "retrain_targets")
-AXES = (*SETTING, *SIZE, *L2, *CONDITION, *PQ, *RETRAIN)
+OF_METHODS = (
+    "retrain_l2",
+    "retrain_init",
+    "retrain_targets",
+    "optimizer",
+    "learning_rate",
+    "num_steps",
+    "batch_size",
+    "patience",
+)
+AXES = (*SETTING, *SIZE, *L2, *CONDITION, *PQ, *OF_METHODS)
 MODELS = ("teacher", "ceiling", "student")
 IDENTITY = ("key", "vanilla_key", "method", "pair", "seed", "groups")
 
@@ -77,7 +86,7 @@ def _variants(table: pd.DataFrame) -> list[str]:
     names = column(table, "method").astype(str).tolist()
     for method in sorted(set(names) - {"vanilla"}):
         part = where(table, equals(table, "method", method))
-        for axis in RETRAIN:
+        for axis in OF_METHODS:
             values = column(part, axis).tolist()
             if axis == "retrain_l2":
                 follows = missing(part, axis) | (part[axis] == part["student_l2"]).to_numpy()

@@ -13,7 +13,14 @@ from w2s_jax.report.frame import AXES, CONDITION, SETTING, show, split
 from w2s_jax.report.tables import AVERAGES
 from w2s_jax.report.wording import signed
 
-FINISHED = ("converged", "constant", "absent_class", "no_weight", "minimum_norm")
+FINISHED = (
+    "converged",
+    "constant",
+    "absent_class",
+    "minimum_norm",
+    "trained",
+    "early_stopped",
+)
 PGR_NOTE = (
     " PGR is the share of the ceiling's lead over the teacher that the vanilla student recovers, in"
     " plain accuracy; it says little where that lead is not clearly above zero."

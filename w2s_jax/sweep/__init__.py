@@ -3,6 +3,7 @@
 from w2s_jax.sweep.axes import parse_axis
 from w2s_jax.sweep.grid import Config, Grid
 from w2s_jax.sweep.planning import Pair, Plan, plan_grid, resolve_pairs
+from w2s_jax.sweep.prediction import Prediction, predict
 from w2s_jax.sweep.runner import run
 from w2s_jax.sweep.store import read_rows
 
@@ -11,8 +12,10 @@ __all__ = [
     "Grid",
     "Pair",
     "Plan",
+    "Prediction",
     "parse_axis",
     "plan_grid",
+    "predict",
     "read_rows",
     "resolve_pairs",
     "run",

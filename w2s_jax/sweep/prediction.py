@@ -1,0 +1,111 @@
+"""What a run will cost, before it starts: floating-point operations, device memory, time."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from w2s_jax.features import FeatureSet
+from w2s_jax.heads.costs import FitCost, default_budget, expected_passes, gemm_flops
+from w2s_jax.methods import Train
+from w2s_jax.methods.rounds import Round
+from w2s_jax.pipeline import plan_rounds, student_cost
+from w2s_jax.sweep.planning import Chunk, Plan
+
+# Share of the matrix product's peak that whole runs reach on draws of thousands of rows, and what
+# each draw costs beside its products (seconds): both from ``experiments/benchmark.py`` on 2 cores.
+SHARE_OF_PEAK = 0.4
+SECONDS_PER_DRAW = 0.2
+
+
+class Prediction(NamedTuple):
+    """The expected cost of a run.
+
+    Attributes:
+        flops: floating-point operations of the matrix products.
+        peak_bytes: device memory, features included.
+        seconds: without compilation.
+    """
+
+    flops: float
+    peak_bytes: int
+    seconds: float
+
+    def describe(self) -> str:
+        """One line for ``--dry_run``."""
+        return (
+            f"about {self.flops / 1e12:.3g} Tflop in matrix products, at most "
+            f"{self.peak_bytes / 2**20:.0f} MiB of device memory, and, if this device's product is "
+            f"a guide, {self.seconds:.0f} s"
+        )
+
+
+def _round_flops(
+    fit: Round, values: Mapping[str, np.ndarray], num_heads: int, one: FitCost
+) -> float:
+    if isinstance(fit, Train):
+
+        def number(setting: int | str) -> np.ndarray:
+            return np.asarray(values[setting] if isinstance(setting, str) else setting)
+
+        batch = number(fit.batch_size)
+        share = np.where(batch == 0, 1.0, np.minimum(batch / one.num_rows, 1.0))
+        return float(np.sum(np.broadcast_to(number(fit.num_steps) * share, num_heads))) * (
+            one.flops_per_pass
+        )
+    convex = fit.loss({name: jnp.asarray(column) for name, column in values.items()}).convex
+    return float(np.sum(expected_passes(values[fit.l2], one.num_classes, convex))) * (
+        one.flops_per_pass
+    )
+
+
+def _chunk_flops(chunk: Chunk, one: FitCost) -> float:
+    tasks, _, _ = plan_rounds(chunk.requests()[0])
+    flops = sum(_round_flops(task.rounds[-1], task.values, len(task.origin), one) for task in tasks)
+    if chunk.configs[0].eta_u is not None:
+        flops += np.sum(expected_passes(chunk.student_l2, one.num_classes)) * one.flops_per_pass
+    return float(flops)
+
+
+def predict(
+    plan: Plan, memory_budget: int | None = None, dtype: DTypeLike = np.float32
+) -> Prediction:
+    """Predicts what a plan costs on this device.
+
+    Args:
+        plan: a grid's plan.
+        memory_budget: bytes, as of `run`.
+        dtype: of the heads.
+
+    Raises:
+        HeadError: if the budget holds no batch of heads.
+    """
+    budget = default_budget() if memory_budget is None else memory_budget
+    itemsize = np.dtype(dtype).itemsize
+    flops, peak, draws = 0.0, 0, 0
+    sides: dict[str, int] = {}
+    for group in plan.groups:
+        data = plan.pairs[group.pair].data
+        num_rows, num_classes = len(data.labels), data.student.num_classes
+        for side in (data.teacher, data.student):
+            if isinstance(side, FeatureSet):
+                width = min(side.features.shape[1], len(data.pool_rows))
+                sides[side.fingerprint] = num_rows * width * itemsize
+        width = min(data.student.features.shape[1], len(data.pool_rows))
+        if not plan.pairs[group.pair].teacher_is_elsewhere:
+            assert isinstance(data.teacher, FeatureSet)
+            teacher_width = min(data.teacher.features.shape[1], len(data.pool_rows))
+            for _, n_labelled, _, l2 in group.teachers:
+                one = FitCost(int(n_labelled or 0), teacher_width, num_classes, 1)
+                flops += float(expected_passes(np.array(l2), num_classes)) * one.flops_per_pass
+        for chunk in group.chunks:
+            n = chunk.configs[0].n_unlabelled
+            one = student_cost(n, width, num_classes, dtype, num_heads=1)
+            flops += _chunk_flops(chunk, one)
+            most = student_cost(n, width, num_classes, dtype, num_heads=len(chunk.configs))
+            peak = max(peak, most.peak_bytes(most.heads_per_call(budget)))
+            draws += 1
+    seconds = flops / (SHARE_OF_PEAK * gemm_flops()) + SECONDS_PER_DRAW * draws
+    return Prediction(flops, peak + sum(sides.values()), seconds)
