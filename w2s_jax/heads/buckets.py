@@ -8,7 +8,7 @@ import jax
 HEAD_BUCKETS = (8, 32, 128, 512, 2048)
 # Columns of one matrix product (heads times logits), and logits of one chunk of rows: few enough
 # for a CPU's caches, many enough for an accelerator.
-COLUMNS = {"cpu": 256, "other": 8192}
+COLUMNS = {"cpu": 320, "other": 8192}
 CHUNK_LOGITS = {"cpu": 1 << 18, "other": 1 << 26}
 
 

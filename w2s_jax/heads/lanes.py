@@ -115,8 +115,13 @@ def _set_up(
     """The problem of padded heads on padded rows."""
     dtype = x.dtype
     num_heads, num_logits = len(l2), 1 if num_classes == 2 else num_classes
-    x = jnp.where((jnp.arange(len(rows)) < num_rows)[:, None], x[rows], 0.0)
-    x = x.reshape(-1, chunk, x.shape[1])
+
+    def gather(own: Array) -> tuple[Array, Array]:
+        own_x = x.at[own].get(mode="promise_in_bounds")
+        return own_x, own_x.T
+
+    # Chunk by chunk, so that no further copy of the rows is made on the way.
+    own_x, own_xt = jax.lax.map(gather, rows.reshape(-1, chunk))
     if not jnp.issubdtype(targets.dtype, jnp.integer):
         targets = targets.astype(dtype)
     weights = weights.astype(dtype)
@@ -138,8 +143,8 @@ def _set_up(
         params = params.at[..., -1].multiply(float(intercept))
     return Problem(
         rows=Rows(
-            x=x,
-            xt=jnp.swapaxes(x, 1, 2),
+            x=own_x,
+            xt=own_xt,
             num_chunks=(num_rows + chunk - 1) // chunk,
             spectrum=spectrum,
             intercept=intercept,

@@ -46,7 +46,7 @@ def take_heads(leaf: Array | np.ndarray, heads: np.ndarray | Array) -> Any:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """The rows that heads share, in chunks of m; padding rows are zero and have no weight.
+    """The rows that heads share, in chunks of m; padding rows repeat others and have no weight.
 
     Attributes:
       x: rows ``[c, m, r]`` in prepared coordinates.

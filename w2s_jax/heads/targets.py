@@ -76,15 +76,18 @@ def class_mass(
 
     m is the number of heads, 1 if they share both targets and weights.
     """
-    if num_classes == 2:
-        each = jnp.stack([1 - targets, targets], axis=1)
-    elif jnp.issubdtype(targets.dtype, jnp.integer):
-        # One class after another: the one-hot targets of all heads would fill the memory.
-        of_class = jax.lax.map(
-            lambda c: jnp.sum(weights * (targets == c), axis=-1), jnp.arange(num_classes)
-        )
-        return of_class.T, of_class.T
-    else:
-        each = targets
-    mean = jnp.sum(weights[:, None, :] * each, axis=-1)
-    return jnp.sum(weights[:, None, :] * jnp.abs(each), axis=-1), mean
+
+    def of_head(head: Array) -> tuple[Array, Array]:
+        own = targets[head if len(targets) > 1 else 0]
+        own_weights = weights[head if len(weights) > 1 else 0]
+        if num_classes == 2:
+            by_class = jnp.stack([1 - own, own])
+        elif jnp.issubdtype(own.dtype, jnp.integer):
+            by_class = (own == jnp.arange(num_classes)[:, None]).astype(weights.dtype)
+        else:
+            by_class = own
+        return jnp.sum(own_weights * jnp.abs(by_class), -1), jnp.sum(own_weights * by_class, -1)
+
+    # A few heads at a time: the targets of all heads by class would fill the memory.
+    heads = jnp.arange(max(len(targets), len(weights)))
+    return jax.lax.map(of_head, heads, batch_size=min(8, len(heads)))
