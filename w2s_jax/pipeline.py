@@ -121,6 +121,7 @@ def fit_labelled(
         else:
             weights = np.stack([np.isin(padded, task.rows) & valid for task in members])
             weights = np.repeat(weights, heads_of, axis=0)
+            weights = _pad_heads(weights, lane_bucket(num_heads))
         # One row of targets would do, but would be another program than the students'.
         targets = np.broadcast_to(labels[padded], (lane_bucket(num_heads), len(padded)))
         solution = fit_rows(
