@@ -17,11 +17,11 @@ from jaxtyping import Array, Bool, Float, Int
 from w2s_jax.heads.buckets import HEAD_BUCKETS, lane_bucket, row_bucket
 from w2s_jax.heads.costs import FitCost, default_budget, pool_is_cheaper
 from w2s_jax.heads.lanes import fit_rows
-from w2s_jax.heads.lbfgs import Solution, logits_of
+from w2s_jax.heads.lbfgs import Solution, logits_on_rows
 from w2s_jax.heads.logistic import probabilities_of
 from w2s_jax.heads.losses import cross_entropy
 from w2s_jax.heads.prepared import Prepared
-from w2s_jax.heads.targets import Targets
+from w2s_jax.heads.targets import Targets, num_logits_of
 from w2s_jax.heads.training import TrainedRows
 from w2s_jax.methods.rounds import Fit, Method, Round, RoundInputs, Train
 from w2s_jax.methods.selection import keep_count
@@ -110,7 +110,6 @@ def fit_labelled(
         All heads, task after task, in the order of each task's penalties.
     """
     dtype = prepared.x.dtype if num_classes == 2 else jnp.int32
-    num_logits = 1 if num_classes == 2 else num_classes
 
     def fit(rows: np.ndarray, members: Sequence[Labelled]) -> Heads:
         padded, valid = _pad_rows(rows)
@@ -138,24 +137,18 @@ def fit_labelled(
         )
         return _to_host(solution, num_heads)
 
-    pool = np.unique(np.concatenate([task.rows for task in tasks]))
-    sizes, heads = (np.array([len(part) for part in parts]) for parts in zip(*tasks, strict=True))
-    together = len(tasks) > 1 and pool_is_cheaper(
-        sizes, heads, len(pool), prepared.x.shape[1], num_logits
-    )
-    if together:
-        return fit(pool, tasks)
+    if len(tasks) > 1:
+        pool = np.unique(np.concatenate([task.rows for task in tasks]))
+        sizes, heads = (np.array([len(p) for p in parts]) for parts in zip(*tasks, strict=True))
+        num_features = prepared.x.shape[1]
+        if pool_is_cheaper(sizes, heads, len(pool), num_features, num_logits_of(num_classes)):
+            return fit(pool, tasks)
     return Heads.join([fit(task.rows, [task]) for task in tasks])
 
 
 @jax.jit
-def _logits(params: Array, x: Array, rows: Array) -> Float[Array, "h k n"]:
-    return logits_of(params, x[rows].T)
-
-
-@jax.jit
 def _correct(params: Array, x: Array, rows: Array, labels: Array) -> Bool[Array, "h n"]:
-    logits = logits_of(params, x[rows].T)
+    logits = logits_on_rows(params, x, rows)
     if logits.shape[1] == 1:
         return (logits[:, 0] > 0) == (labels == 1)
     return jnp.argmax(logits, axis=1) == labels
@@ -197,7 +190,7 @@ def teacher_probabilities(
     padded, _ = _pad_rows(rows)
     parts = []
     for part, params in _batches(teachers.params, MAX_BATCH):
-        probabilities = probabilities_of(_logits(params, prepared.x, padded))
+        probabilities = probabilities_of(logits_on_rows(params, prepared.x, padded))
         parts.append(np.asarray(probabilities)[: part.stop - part.start, : len(rows)])
     return np.concatenate(parts)
 
@@ -296,7 +289,6 @@ def student_cost(
     num_heads: int = HEAD_BUCKETS[-1],
 ) -> FitCost:
     """What heads of a student's round take, at most."""
-    num_logits = 1 if num_classes == 2 else num_classes
     return FitCost(
         num_rows=num_rows,
         num_features=num_features,
@@ -306,7 +298,7 @@ def student_cost(
         weighted=True,
         warm=True,
         # A round's inputs: teacher's probabilities, own logits, and temporaries.
-        held=2 * num_classes + 2 * num_logits,
+        held=2 * num_classes + 2 * num_logits_of(num_classes),
         itemsize=np.dtype(dtype).itemsize,
     )
 
@@ -449,11 +441,11 @@ def _round_body(
 ) -> tuple[Array, Array]:
     """Targets and weights of one round, in the solver's layout."""
     num_heads, num_rows, num_classes = teacher.shape
-    num_logits = 1 if num_classes == 2 else num_classes
+    num_logits = num_logits_of(num_classes)
     if previous is None:
         logits = jnp.zeros((num_heads, num_logits, num_rows), x.dtype)
     else:
-        logits = logits_of(previous, x[rows].T)
+        logits = logits_on_rows(previous, x, rows)
 
     def of_all_heads(function: Callable[[RoundInputs], Array]) -> Array:
         def of_one(probabilities: Array, z: Array, values: Mapping[str, Array]) -> Array:

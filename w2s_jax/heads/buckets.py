@@ -1,8 +1,12 @@
 """Sizes to which heads and rows are padded, so that few programs are ever compiled."""
 
 import math
+from collections.abc import Mapping
+from typing import TypeVar
 
 import jax
+
+Number = TypeVar("Number", int, float)
 
 # Sizes of batches of heads; also of the lanes in which they are fitted.
 HEAD_BUCKETS = (8, 32, 128, 512, 2048)
@@ -24,24 +28,36 @@ def lane_bucket(size: int) -> int:
     return math.ceil(size / HEAD_BUCKETS[-1]) * HEAD_BUCKETS[-1]
 
 
+def padded_size(size: int, *, parts: int = 4, least: int = 1) -> int:
+    """The next of `parts` sizes between neighbouring powers of two, at most 1 / parts more.
+
+    >>> [padded_size(size, least=8) for size in (3, 9, 33, 256)]
+    [8, 10, 40, 256]
+    >>> [padded_size(size, parts=2) for size in (1, 2, 5, 7, 9)]
+    [1, 2, 6, 8, 12]
+    """
+    if size <= least:
+        return least
+    unit = _unit(size, parts)
+    return -(-size // unit) * unit
+
+
+def _unit(size: int, parts: int = 4) -> int:
+    """What padded sizes of about this size are multiples of."""
+    return max(2 ** (size - 1).bit_length() // (2 * parts), 1)
+
+
 def row_bucket(size: int) -> int:
     """Padded number of rows: at most a quarter more, so that few shapes are ever compiled.
 
     >>> row_bucket(200), row_bucket(2000), row_bucket(2049)
     (224, 2048, 2560)
     """
-    if size <= 64:
-        return 64
-    unit = row_unit(size)
-    return math.ceil(size / unit) * unit
+    return padded_size(size, least=64)
 
 
-def row_unit(size: int) -> int:
-    """What padded numbers of rows of this size are multiples of."""
-    return 2 ** (math.ceil(math.log2(size)) - 3)
-
-
-def _of_backend(table: dict[str, int]) -> int:
+def of_backend(table: Mapping[str, Number]) -> Number:
+    """The entry of JAX's default backend in a table by name, or its entry "other"."""
     return table.get(jax.default_backend(), table["other"])
 
 
@@ -54,10 +70,19 @@ def lanes_for(num_heads: int, num_logits: int) -> int:
     >>> [lanes_for(num_heads, 1) for num_heads in (3, 20, 100)]
     [8, 32, 32]
     """
-    columns = _of_backend(COLUMNS)
+    columns = of_backend(COLUMNS)
     filling = max((b for b in HEAD_BUCKETS if b * num_logits <= columns), default=HEAD_BUCKETS[0])
     below = max((b for b in HEAD_BUCKETS if b <= num_heads), default=0)
     return min(filling, below if below >= 32 else lane_bucket(num_heads))
+
+
+def path_length(num_heads: int, num_lanes: int) -> int:
+    """Heads on one path of penalties, such that all lanes have paths twice over; 1 or less: none.
+
+    >>> path_length(512, 128), path_length(100, 32)
+    (2, 1)
+    """
+    return num_heads // (2 * num_lanes)
 
 
 def chunk_rows(padded_rows: int, num_lanes: int, num_logits: int) -> int:
@@ -66,7 +91,7 @@ def chunk_rows(padded_rows: int, num_lanes: int, num_logits: int) -> int:
     >>> chunk_rows(row_bucket(1000), 128, 1), chunk_rows(row_bucket(5000), 128, 1)
     (1024, 1024)
     """
-    fitting = max(64, _of_backend(CHUNK_LOGITS) // (num_lanes * num_logits))
+    fitting = max(64, of_backend(CHUNK_LOGITS) // (num_lanes * num_logits))
     if padded_rows <= fitting:
         return padded_rows
-    return min(row_unit(padded_rows), 2 ** int(math.log2(fitting)))
+    return min(_unit(padded_rows), 2 ** int(math.log2(fitting)))

@@ -8,8 +8,10 @@ import dataclasses
 import math
 import os
 import re
+import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
@@ -19,14 +21,18 @@ from w2s_jax.heads.buckets import (
     chunk_rows,
     lane_bucket,
     lanes_for,
+    of_backend,
     row_bucket,
 )
 from w2s_jax.heads.lbfgs import MEMORY
+from w2s_jax.heads.targets import num_logits_of
 
 # Floating-point operations that take as long as moving one byte of memory, and as long as starting
 # one more fit: on 2 cores and on an accelerator alike, within a factor of two.
 FLOPS_PER_BYTE = 12
 FLOPS_PER_CALL = 1e9
+# Rows and columns of the matrices whose product is timed.
+GEMM_SIZE = {"cpu": 1024, "other": 8192}
 # Share of the device's memory that is used where no budget is given.
 DEFAULT_SHARE = 0.5
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
@@ -93,7 +99,7 @@ class FitCost:
     @property
     def num_logits(self) -> int:
         """Columns of a head's weights, k."""
-        return 1 if self.num_classes == 2 else self.num_classes
+        return num_logits_of(self.num_classes)
 
     @property
     def flops_per_pass(self) -> float:
@@ -196,11 +202,7 @@ def pool_is_cheaper(
 
 def gemm_flops(seconds: float = 0.1) -> float:
     """Floating-point operations a second of this device's matrix product, measured now."""
-    import time
-
-    import jax.numpy as jnp
-
-    size = 1024 if jax.default_backend() == "cpu" else 8192
+    size = of_backend(GEMM_SIZE)
     a = jnp.ones((size, size), jnp.float32)
     product = jax.jit(lambda x: jnp.matmul(x, x, precision=jax.lax.Precision.HIGHEST))
     product(a).block_until_ready()

@@ -9,14 +9,20 @@ from w2s_jax.errors import HeadError
 from w2s_jax.heads.prepared import Prepared, prepare, x64_enabled
 
 
+def floating_features(x: ArrayLike) -> tuple[np.ndarray, np.dtype]:
+    """Features on the host, and their heads' type: float64 only for these under jax_enable_x64."""
+    host = np.asarray(x)
+    if not np.issubdtype(host.dtype, np.floating) and host.dtype != jnp.bfloat16:
+        raise HeadError(f"features must be floating point, found dtype {host.dtype}")
+    wide = host.dtype == np.float64 and x64_enabled()
+    return host, np.dtype(np.float64 if wide else np.float32)
+
+
 def prepare_if_needed(x: ArrayLike | Prepared, fit_intercept: bool) -> Prepared:
-    """Features become `Prepared` in their own precision (float64 only under jax_enable_x64)."""
+    """Features become `Prepared` in their own precision (see `floating_features`)."""
     if not isinstance(x, Prepared):
-        host = np.asarray(x)
-        if not np.issubdtype(host.dtype, np.floating) and host.dtype != jnp.bfloat16:
-            raise HeadError(f"features must be floating point, found dtype {host.dtype}")
-        wide = host.dtype == np.float64 and x64_enabled()
-        x = prepare(host, center=fit_intercept, dtype=jnp.float64 if wide else jnp.float32)
+        host, dtype = floating_features(x)
+        x = prepare(host, center=fit_intercept, dtype=dtype)
     if x.centered != fit_intercept:
         raise HeadError(
             f"fit_intercept={fit_intercept} needs prepare(x, center={fit_intercept}), found a "

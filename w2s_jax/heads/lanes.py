@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from w2s_jax.heads.buckets import chunk_rows, lane_bucket, lanes_for, row_bucket
+from w2s_jax.heads.buckets import chunk_rows, lane_bucket, lanes_for, path_length, row_bucket
 from w2s_jax.heads.costs import FitCost
 from w2s_jax.heads.lbfgs import Problem, Rows, Solution, solve, take_heads
 from w2s_jax.heads.losses import Loss, has_no_minimum
@@ -20,7 +20,7 @@ from w2s_jax.heads.status import (
     NO_WEIGHT,
     RUNNING,
 )
-from w2s_jax.heads.targets import Targets, class_mass
+from w2s_jax.heads.targets import Targets, class_mass, num_logits_of
 
 # Logit of a class that left the softmax: probability exactly 0, yet every product with 0 is finite.
 ABSENT_LOGIT = -1e9
@@ -82,7 +82,7 @@ def make_queue(
     [[1, 0], [3, 2]]
     """
     order = np.argsort(l2, kind="stable")
-    longest = len(l2) // (2 * num_lanes)
+    longest = path_length(len(l2), num_lanes)
     if chains is None or longest < 2:
         return [[int(head)] for head in order]
     members: dict[int, list[int]] = {}
@@ -114,7 +114,7 @@ def _set_up(
 ) -> Problem:
     """The problem of padded heads on padded rows."""
     dtype = x.dtype
-    num_heads, num_logits = len(l2), 1 if num_classes == 2 else num_classes
+    num_heads, num_logits = len(l2), num_logits_of(num_classes)
 
     def gather(own: Array) -> tuple[Array, Array]:
         own_x = x.at[own].get(mode="promise_in_bounds")
@@ -236,7 +236,7 @@ def fit_rows(
         ]
         return concatenate(solutions, np.arange(num_heads))
 
-    num_logits = 1 if targets.num_classes == 2 else targets.num_classes
+    num_logits = num_logits_of(targets.num_classes)
     size, padded_heads = row_bucket(len(rows)), lane_bucket(len(l2))
     if weights is None:
         weights = np.ones((1, len(rows)), dtype)

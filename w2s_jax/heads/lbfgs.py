@@ -174,6 +174,14 @@ def logits_of(
     return product.reshape(h, k, -1) + (params[..., -1] + offset)[..., None]
 
 
+@jax.jit
+def logits_on_rows(
+    params: Float[Array, "h k p"], x: Float[Array, "all r"], rows: Int[Array, " n"]
+) -> Float[Array, "h k n"]:
+    """Logits of many heads on some of the rows of `x`."""
+    return logits_of(params, x[rows].T)
+
+
 def _evaluate(
     rows: Rows, lanes: Lanes, params: Float[Array, "l k p"]
 ) -> tuple[Float[Array, " l"], Float[Array, "l k p"]]:
@@ -626,8 +634,6 @@ def solve(
         kept = np.concatenate([np.flatnonzero(running), np.flatnonzero(~running)])[
             : lane_bucket(int(running.sum()))
         ]
-        chains = [chains[lane] for lane in kept]
         heads = np.where(running, heads, none)[kept]
-        size = len(heads)
         loaded = np.where(heads == none, 0, heads)
         lanes, state, out = _compact(problem, state, out, done, loaded, kept)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
 from w2s_jax.errors import HeadError
+from w2s_jax.heads.buckets import lanes_for, path_length
 from w2s_jax.heads.costs import default_budget, pool_is_cheaper
 from w2s_jax.heads.inputs import (
     broadcast_heads,
@@ -23,7 +24,7 @@ from w2s_jax.heads.lanes import concatenate, fit_rows
 from w2s_jax.heads.lbfgs import Solution, logits_of, take_heads
 from w2s_jax.heads.losses import Loss, as_loss
 from w2s_jax.heads.prepared import Prepared
-from w2s_jax.heads.targets import Targets, as_targets
+from w2s_jax.heads.targets import Targets, as_targets, num_logits_of
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -147,10 +148,10 @@ def fit_logistic(
         pool_rows, values, host_weights = pooled
         row_sets, members = pool_rows[None], [np.arange(num_heads)]
 
-    chains = None
+    chains, most = None, max(map(len, members))
     if start is not None:
         start = broadcast_heads(start, num_heads)
-    elif own.convex:
+    elif own.convex and path_length(most, lanes_for(most, num_logits_of(count))) > 1:
         chains = _alike_but_for_l2(row_sets, values, host_weights, own, num_heads)
 
     def fit(heads: np.ndarray) -> Solution:
@@ -194,7 +195,7 @@ def _pool(
     own = np.sort(row_sets[[heads[0] for heads in members]], axis=1)
     pool, position = np.unique(row_sets, return_inverse=True)
     sizes, heads = np.full(len(members), size), np.array([len(m) for m in members])
-    num_logits = 1 if num_classes == 2 else num_classes
+    num_logits = num_logits_of(num_classes)
     repeats = bool((own[:, 1:] == own[:, :-1]).any())
     if repeats or not pool_is_cheaper(sizes, heads, len(pool), num_features, num_logits):
         return None
@@ -227,7 +228,7 @@ def _start_of(
 ) -> Float[np.ndarray, "h k p"]:
     """Starting parameters in prepared coordinates, from (w, b) in the caller's."""
     w, b = (np.asarray(part, prepared.x.dtype) for part in init[:2])
-    num_features, num_logits = prepared.rotation.shape[0], 1 if num_classes == 2 else num_classes
+    num_features, num_logits = prepared.rotation.shape[0], num_logits_of(num_classes)
     if b.ndim != 2 or w.shape != (len(b), num_features, b.shape[1]) or b.shape[1] != num_logits:
         raise HeadError(
             f"init must be (w [h, {num_features}, {num_logits}], b [h, {num_logits}]), found "

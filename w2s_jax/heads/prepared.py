@@ -64,6 +64,12 @@ def check_dtype(dtype: DTypeLike) -> jnp.dtype:
     return dtype
 
 
+def check_matrix(x: np.ndarray) -> None:
+    """Refuses features that are no non-empty matrix ``[n, d]``."""
+    if x.ndim != 2 or 0 in x.shape:
+        raise HeadError(f"features must be a non-empty matrix [n, d], found shape {x.shape}")
+
+
 def _gram(x: np.ndarray, mean: np.ndarray) -> np.ndarray:
     gram = np.zeros((x.shape[1], x.shape[1]))
     for start in range(0, len(x), CHUNK_ROWS):
@@ -116,8 +122,7 @@ def prepare(
     """
     dtype = check_dtype(dtype)
     x = np.asarray(x)
-    if x.ndim != 2 or 0 in x.shape:
-        raise HeadError(f"features must be a non-empty matrix [n, d], found shape {x.shape}")
+    check_matrix(x)
     base = x if statistics_rows is None else x[np.asarray(statistics_rows)]
     if not len(base):
         raise HeadError("no rows to compute the mean from: statistics_rows is empty")

@@ -4,22 +4,23 @@ import itertools
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
 from w2s_jax.errors import HeadError
+from w2s_jax.heads.buckets import of_backend, padded_size
 from w2s_jax.heads.inputs import (
     broadcast_heads,
     check_row_sets,
     check_weights,
     common_heads,
+    floating_features,
     groups_of_equal_rows,
     per_head,
     prepare_if_needed,
 )
-from w2s_jax.heads.prepared import Prepared, x64_enabled
+from w2s_jax.heads.prepared import Prepared, check_matrix
 from w2s_jax.heads.ridge_solvers import (
     Form,
     RowSets,
@@ -90,29 +91,15 @@ class _Shape(NamedTuple):
     shared: bool
 
 
-def _bucket(size: int, parts: int) -> int:
-    """The next of `parts` sizes between neighbouring powers of two.
-
-    >>> [_bucket(size, 2) for size in (1, 2, 5, 7, 9)]
-    [1, 2, 6, 8, 12]
-    """
-    unit = max(2 ** (size - 1).bit_length() // (2 * parts), 1)
-    return -(-size // unit) * unit
-
-
 def _host_features(x: ArrayLike) -> tuple[np.ndarray, np.dtype]:
     """Checked features in float32 or float64, and the type of their heads."""
-    host = np.asarray(x)
-    if not np.issubdtype(host.dtype, np.floating) and host.dtype != jnp.bfloat16:
-        raise HeadError(f"features must be floating point, found dtype {host.dtype}")
-    if host.ndim != 2 or 0 in host.shape:
-        raise HeadError(f"features must be a non-empty matrix [n, d], found shape {host.shape}")
+    host, dtype = floating_features(x)
+    check_matrix(host)
     if host.dtype != np.float64:
         host = host.astype(np.float32, copy=False)
     largest = max(host.max(), -host.min())
     if not np.isfinite(largest):
         raise HeadError("features contain NaN or infinite values; drop or repair these rows first")
-    dtype = np.dtype(np.float64 if host.dtype == np.float64 and x64_enabled() else np.float32)
     if largest > np.sqrt(np.finfo(dtype).max):
         raise HeadError(
             f"features are too large for {dtype}: found {largest:.3g}; divide them by a constant "
@@ -199,9 +186,9 @@ class _Fits:
         form = cheapest_form(len(job.rows), features, penalties, columns, self._intercept)
         return _Shape(
             None if svd else form,
-            _bucket(len(job.rows), 4),
-            _bucket(penalties, 2),
-            _bucket(columns, 2),
+            padded_size(len(job.rows)),
+            padded_size(penalties, parts=2),
+            padded_size(columns, parts=2),
             self._shared or penalties == 1,
         )
 
@@ -213,7 +200,7 @@ class _Fits:
         solutions = shape.penalties * shape.columns
         entries = 3 * shape.rows * features + (shape.penalties + 3) * size**2
         entries += solutions * (2 * shape.rows + 4 * features)
-        useful = BATCH_FLOPS["cpu" if jax.default_backend() == "cpu" else "other"] / work
+        useful = of_backend(BATCH_FLOPS) / work
         least = max(1, int(min(useful, BATCH_BYTES / (8 * entries))))
         return 2 ** (least.bit_length() - 1)
 

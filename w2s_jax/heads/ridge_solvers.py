@@ -18,6 +18,8 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from w2s_jax.heads.buckets import of_backend
+
 _product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 # Largest correction that one step of refinement may make to a Cholesky solution; what is left
@@ -100,8 +102,8 @@ def flops(form: Form | None, rows: int, features: int, penalties: int, columns: 
     size = rows if form.dual else features
     gram = 2.0 * rows * features * size
     if form.spectral:
-        eigh = EIGH_FLOPS["cpu" if jax.default_backend() == "cpu" else "other"]
-        return gram + eigh * size**3 + penalties * columns * 4 * size * (size + features)
+        eigh = of_backend(EIGH_FLOPS) * size**3
+        return gram + eigh + penalties * columns * 4 * size * (size + features)
     return gram + penalties * (size**3 / 3 + 8 * rows * features * columns)
 
 

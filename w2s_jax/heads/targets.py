@@ -24,6 +24,15 @@ class Targets(NamedTuple):
     num_classes: int
 
 
+def num_logits_of(num_classes: int) -> int:
+    """Columns of a logistic head's weights: one logit stands for two classes.
+
+    >>> num_logits_of(2), num_logits_of(3)
+    (1, 3)
+    """
+    return 1 if num_classes == 2 else num_classes
+
+
 def as_targets(targets: ArrayLike, num_classes: int | None, dtype: jnp.dtype) -> Targets:
     """Brings class indices ``[(h,) n]`` or soft targets ``[(h,) n, c]`` into the solver's layout.
 

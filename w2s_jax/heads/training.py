@@ -8,7 +8,6 @@ single coordinates, such as Adam, is not invariant under the rotation of `prepar
 
 import abc
 import functools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from w2s_jax.heads.buckets import row_bucket
+from w2s_jax.heads.buckets import padded_size, row_bucket
 from w2s_jax.heads.prepared import Prepared
 from w2s_jax.heads.status import DIVERGED, EARLY_STOPPED, RUNNING, TRAINED
 
@@ -134,18 +133,6 @@ def head_logits(params: Float[Array, "k p"], x: Float[Array, "m d"]) -> Float[Ar
     return jnp.matmul(params[:, :-1], x.T, precision=HIGHEST) + params[:, -1:]
 
 
-def size_bucket(size: int) -> int:
-    """Padded number of heads, or of rows in a batch: at most a quarter more beyond 8.
-
-    >>> size_bucket(3), size_bucket(9), size_bucket(33), size_bucket(256)
-    (8, 10, 40, 256)
-    """
-    if size <= 8:
-        return 8
-    unit = 2 ** (math.ceil(math.log2(size)) - 3)
-    return math.ceil(size / unit) * unit
-
-
 def epoch_order(
     seed: Array | np.ndarray, epoch: Array | int, num_training: Array | int, size: int
 ) -> Int[Array, " n"]:
@@ -242,7 +229,7 @@ def train_rows(
         arrays,
         step=step,
         select=select,
-        batch_rows=size_bucket(schedule.batch_size) if batched else 0,
+        batch_rows=padded_size(schedule.batch_size, least=8) if batched else 0,
         held_rows=0 if schedule.patience is None else row_bucket(schedule.num_held),
     )
 

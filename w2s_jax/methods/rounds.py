@@ -14,11 +14,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from w2s_jax.errors import HeadError
-from w2s_jax.heads.buckets import lane_bucket
-from w2s_jax.heads.lbfgs import logits_of
+from w2s_jax.heads.buckets import lane_bucket, padded_size
+from w2s_jax.heads.lbfgs import logits_on_rows
 from w2s_jax.heads.losses import Loss, cross_entropy
 from w2s_jax.heads.prepared import Prepared
-from w2s_jax.heads.training import Schedule, Step, TrainedRows, size_bucket, train_rows
+from w2s_jax.heads.targets import num_logits_of
+from w2s_jax.heads.training import Schedule, Step, TrainedRows, train_rows
 
 
 @jax.tree_util.register_dataclass
@@ -153,7 +154,7 @@ class Train:
 
     def padded(self, num_heads: int) -> int:
         """Heads of a batch with padding."""
-        return size_bucket(num_heads)
+        return padded_size(num_heads, least=8)
 
     def _counts(
         self, values: Mapping[str, Float[np.ndarray, " h"]], num_heads: int
@@ -188,12 +189,12 @@ class Train:
             hyperparameters: the same, as the rule sees them.
         """
         counts = self._counts(values, len(teacher))
-        num_logits = 1 if teacher.shape[-1] == 2 else teacher.shape[-1]
+        num_logits = num_logits_of(teacher.shape[-1])
         zero = np.zeros((len(teacher), num_logits, prepared.x.shape[1] + 1), prepared.x.dtype)
         if previous is None:
             logits = np.zeros((*zero.shape[:2], len(rows)), zero.dtype)
         else:
-            logits = _logits(previous, prepared.x, rows)
+            logits = logits_on_rows(previous, prepared.x, rows)
         batch_size, patience = int(counts["batch_size"][0]), counts["patience"]
         if batch_size > num_rows:
             raise HeadError(f"batch_size {batch_size} exceeds the {num_rows} unlabelled rows")
@@ -237,11 +238,6 @@ def _check_counts(numbers: np.ndarray, name: str, low: int) -> Int[np.ndarray, "
     if wrong:
         raise HeadError(f"{name} must be whole numbers from {low}, found {wrong[0]!r}")
     return numbers.astype(np.int64)
-
-
-@jax.jit
-def _logits(params: Array, x: Array, rows: Array) -> Float[Array, "h k n"]:
-    return logits_of(params, x[rows].T)
 
 
 def _inputs_of_rows(
