@@ -280,7 +280,7 @@ def test_long_training_arrives_at_the_minimum():
     )
     minima = [exact_minimum(x, probabilities, value) for value in l2]
     np.testing.assert_allclose(result.objective, minima, rtol=2e-5)
-    assert (result.gradient_norm < 3e-3).all()
+    assert (result.gradient_norm < 1e-2).all()
 
 
 HEADS = {

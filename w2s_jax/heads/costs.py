@@ -107,31 +107,46 @@ class FitCost:
         return 4.0 * self.num_rows * self.num_features * self.num_logits * self.num_heads
 
     def bytes_of_rows(self) -> int:
-        """Features of the rows and their transpose."""
-        return 2 * row_bucket(self.num_rows) * self.num_features * self.itemsize
+        """Features of the rows."""
+        return row_bucket(self.num_rows) * self.num_features * self.itemsize
 
     def bytes_per_head(self) -> int:
         """What each further head takes, in a lane or not: targets, weights, start and result."""
-        targets = self.num_classes if self.soft and self.num_classes > 2 else 1
         parameters = self.num_logits * (self.num_features + 1)
-        per_row = targets + (1 if self.weighted else 0) + self.held
-        numbers = row_bucket(self.num_rows) * per_row + parameters * (2 if self.warm else 1)
+        numbers = self._bucket * self._per_row + parameters * (2 if self.warm else 1)
         return numbers * self.itemsize
 
+    @property
+    def _bucket(self) -> int:
+        return row_bucket(self.num_rows)
+
+    @property
+    def _per_row(self) -> int:
+        """Numbers that a head has for each row, and the caller beside it."""
+        targets = self.num_classes if self.soft and self.num_classes > 2 else 1
+        return targets + self.weighted + self.held
+
     def bytes_of_lanes(self) -> int:
-        """The state of the lanes, twice while a pass replaces it, and one chunk's temporaries."""
+        """Their data (half of it twice while loaded), their state, twice, and one chunk's."""
         lanes = lanes_for(self.num_heads, self.num_logits)
         parameters = lanes * self.num_logits * (self.num_features + 1)
-        chunk = chunk_rows(row_bucket(self.num_rows), lanes, self.num_logits)
-        own = dataclasses.replace(self, held=0).bytes_per_head() * lanes
-        state = (2 * MEMORY + 5) * parameters * self.itemsize
-        return 2 * state + own + 4 * lanes * self.num_logits * chunk * self.itemsize
+        chunk = chunk_rows(self._bucket, lanes, self.num_logits)
+        data = self._bucket * (self._per_row - self.held) * lanes
+        state = (2 * MEMORY + 5) * parameters
+        numbers = 2 * state + data + data // 2 + 4 * lanes * self.num_logits * chunk
+        return numbers * self.itemsize
+
+    def bytes_of_set_up(self) -> int:
+        """Weights as given, beside those that sum to one, and their products with classes."""
+        shares = self.num_classes if self.num_classes > 2 and not self.soft else self.weighted
+        numbers = lane_bucket(self.num_heads) * self._bucket * (self.weighted + shares)
+        return numbers * self.itemsize
 
     def peak_bytes(self, heads_per_call: int = HEAD_BUCKETS[-1]) -> int:
         """Device memory that the fit takes beside the prepared features."""
         some = dataclasses.replace(self, num_heads=min(self.num_heads, heads_per_call))
         held = lane_bucket(some.num_heads) * some.bytes_per_head()
-        return some.bytes_of_rows() + held + some.bytes_of_lanes()
+        return some.bytes_of_rows() + held + max(some.bytes_of_lanes(), some.bytes_of_set_up())
 
     def heads_per_call(self, budget: int | None) -> int:
         """Heads that fit into a budget at a time, a bucket size.

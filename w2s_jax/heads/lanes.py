@@ -116,12 +116,7 @@ def _set_up(
     dtype = x.dtype
     num_heads, num_logits = len(l2), num_logits_of(num_classes)
 
-    def gather(own: Array) -> tuple[Array, Array]:
-        own_x = x.at[own].get(mode="promise_in_bounds")
-        return own_x, own_x.T
-
-    # Chunk by chunk, so that no further copy of the rows is made on the way.
-    own_x, own_xt = jax.lax.map(gather, rows.reshape(-1, chunk))
+    own_x = x.at[rows.reshape(-1, chunk)].get(mode="promise_in_bounds")
     if not jnp.issubdtype(targets.dtype, jnp.integer):
         targets = targets.astype(dtype)
     weights = weights.astype(dtype)
@@ -144,7 +139,6 @@ def _set_up(
     return Problem(
         rows=Rows(
             x=own_x,
-            xt=own_xt,
             num_chunks=(num_rows + chunk - 1) // chunk,
             spectrum=spectrum,
             intercept=intercept,

@@ -50,14 +50,12 @@ class Rows:
 
     Attributes:
       x: rows ``[c, m, r]`` in prepared coordinates.
-      xt: the same, transposed ``[c, r, m]``, so that neither product has to transpose.
       num_chunks: chunks in use; those beyond are padding.
       spectrum: mean square of the features along each axis ``[r]``, for the preconditioner.
       intercept: whether the intercept is free; it stays 0 otherwise.
     """
 
     x: Float[Array, "c m r"]
-    xt: Float[Array, "c r m"]
     num_chunks: Int[Array, ""]
     spectrum: Float[Array, " r"]
     intercept: bool = dataclasses.field(metadata={"static": True})
@@ -164,12 +162,16 @@ def _dot(a: Array, b: Array) -> Float[Array, " h"]:
 
 
 def logits_of(
-    params: Float[Array, "h k p"], xt: Float[Array, "r n"], offset: Array | float = 0.0
+    params: Float[Array, "h k p"], x: Float[Array, "n r"], offset: Array | float = 0.0
 ) -> Float[Array, "h k n"]:
     """Logits of many heads on one set of rows, as one matrix product."""
     h, k, p = params.shape
-    product = jnp.matmul(
-        params[..., :-1].reshape(h * k, p - 1), xt, precision=jax.lax.Precision.HIGHEST
+    # Both operands are contracted along their rows, so that nothing is transposed in memory.
+    product = jax.lax.dot_general(
+        params[..., :-1].reshape(h * k, p - 1),
+        x,
+        (((1,), (1,)), ((), ())),
+        precision=jax.lax.Precision.HIGHEST,
     )
     return product.reshape(h, k, -1) + (params[..., -1] + offset)[..., None]
 
@@ -179,7 +181,7 @@ def logits_on_rows(
     params: Float[Array, "h k p"], x: Float[Array, "all r"], rows: Int[Array, " n"]
 ) -> Float[Array, "h k n"]:
     """Logits of many heads on some of the rows of `x`."""
-    return logits_of(params, x[rows].T)
+    return logits_of(params, x[rows])
 
 
 def _evaluate(
@@ -190,7 +192,7 @@ def _evaluate(
 
     def add_chunk(chunk: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         value, weight_gradient, intercept_gradient = sums
-        logits = logits_of(params, rows.xt[chunk], lanes.offset)
+        logits = logits_of(params, rows.x[chunk], lanes.offset)
         targets, weights = lanes.targets[chunk], lanes.weights[chunk]
 
         values, residual = loss_and_residual(lanes.loss, logits, targets)

@@ -255,7 +255,7 @@ def _from_prepared(rotation: Array, mean: Array, params: Array) -> tuple[Array, 
 @jax.jit
 def _predict(w: Array, b: Array, x: Array) -> Float[Array, "h n c"]:
     params = jnp.concatenate([jnp.swapaxes(w, 1, 2), b[..., None]], axis=-1)
-    return probabilities_of(logits_of(params, x.astype(params.dtype).T))
+    return probabilities_of(logits_of(params, x.astype(params.dtype)))
 
 
 def predict_proba(heads: LogisticHeads, x: ArrayLike) -> Float[Array, "h n c"]:

@@ -1,0 +1,75 @@
+"""The predicted peak memory of a fit against what a process of its own really takes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import ctypes, json, sys, threading, time
+import jax, numpy as np
+from w2s_jax.heads import cross_entropy
+from w2s_jax.heads.costs import FitCost
+from w2s_jax.heads.lanes import fit_rows
+from w2s_jax.heads.prepared import Prepared
+from w2s_jax.heads.targets import Targets
+
+n, d, c, h = map(int, sys.argv[1:])
+rng = np.random.default_rng(0)
+
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+
+def problem(n, h):
+    scale = np.arange(1, d + 1, dtype=np.float32) ** -0.5
+    x = rng.standard_normal((n, d), dtype=np.float32) * scale
+    arrays = x, np.zeros(d, np.float32), np.eye(d, dtype=np.float32), scale**2
+    prepared = Prepared(*map(jax.device_put, arrays), centered=True)
+    values = rng.integers(0, c, (h, n))
+    values = values.astype(np.float32 if c == 2 else np.int32)
+    weights = (rng.random((h, n)) < 0.6).astype(np.float32)
+    return prepared, Targets(values, c), weights, np.geomspace(1e-3, 1, h)
+
+
+def fit(prepared, targets, weights, l2):
+    return jax.block_until_ready(fit_rows(prepared, np.arange(len(prepared.x)), targets,
+        weights=weights, l2=l2, loss=cross_entropy(), max_iterations=20))
+
+
+prepared, targets, weights, l2 = problem(n, h)
+fit(prepared, targets, weights, l2)  # what compiling takes is not the fit's
+ctypes.CDLL(None).malloc_trim(0)
+peak, before, ended = 0, resident(), False
+
+
+def watch():
+    global peak
+    while not ended:
+        peak = max(peak, resident())
+        time.sleep(0.002)
+
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+fit(prepared, targets, weights, l2)
+ended = True
+watcher.join()
+cost = FitCost(n, d, c, h, weighted=True)
+print(json.dumps({"measured": peak - before, "predicted": cost.peak_bytes()}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize(
+    "sizes", [(20_480, 512, 2, 512), (20_480, 512, 9, 64), (98_304, 1024, 2, 128)], ids=str
+)
+def test_the_predicted_peak_memory_holds_within_a_quarter(sizes):
+    command = [sys.executable, "-c", PROGRAM, *map(str, sizes)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(ended.stdout)
+    ratio = found["predicted"] / found["measured"]
+    assert 0.75 <= ratio <= 1.25, found
