@@ -42,7 +42,7 @@ flags.DEFINE_string("out", None, "run directory", required=True)
 flags.DEFINE_enum("join", "exact", ["exact", "inner"], "inner drops ids that one side lacks")
 flags.DEFINE_bool("dry_run", False, "print the plan and stop")
 flags.DEFINE_string(
-    "memory_budget", None, "device memory for one batch of heads, such as 2GiB; default half of it"
+    "memory_budget", None, "device memory for one batch of heads, such as 2GiB; default 40 % of it"
 )
 flags.DEFINE_string("compilation_cache", None, "folder of compiled programs; default in ~/.cache")
 flags.DEFINE_enum("precision", "float32", ["float32", "float64"], "type of the heads")

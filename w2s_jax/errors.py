@@ -29,6 +29,18 @@ class StoreError(W2SError):
     """A result store cannot be read, written or continued."""
 
 
+class Interrupted(W2SError):
+    """A signal ended a run between two commits.
+
+    Attributes:
+        exit_code: 128 + the signal's number, as shells have it.
+    """
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 def script(main: Callable[[], None]) -> Callable[[list[str]], None]:
     """Makes a script's ``main`` ready for ``absl.app.run``: bad input ends in one line, exit 2.
 
@@ -46,6 +58,9 @@ def script(main: Callable[[], None]) -> Callable[[list[str]], None]:
         except KeyboardInterrupt:
             sys.stderr.write("interrupted; rows committed so far stay, the same command goes on\n")
             sys.exit(130)
+        except Interrupted as stop:
+            sys.stderr.write(f"{stop}\n")
+            sys.exit(stop.exit_code)
         except W2SError as error:
             sys.stderr.write(f"error: {error}\n")
             sys.exit(2)

@@ -34,7 +34,7 @@ FLOPS_PER_CALL = 1e9
 # Rows and columns of the matrices whose product is timed.
 GEMM_SIZE = {"cpu": 1024, "other": 8192}
 # Share of the device's memory that is used where no budget is given.
-DEFAULT_SHARE = 0.5
+DEFAULT_SHARE = 0.4
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 
 
@@ -58,16 +58,18 @@ def parse_bytes(text: str) -> int:
 
 
 def default_budget() -> int:
-    """Bytes that fits may take where nobody says: half of what the device has free."""
+    """Bytes that fits may take where nobody says: a share of the device's memory.
+
+    Not of what is free: batches, and so the last bits of results, would differ from run to run.
+    """
     stats = jax.devices()[0].memory_stats() or {}
-    if "bytes_limit" in stats:
-        free = stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    else:
+    size = stats.get("bytes_limit")
+    if size is None:
         try:
-            free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         except (ValueError, OSError):
-            free = 4 << 30
-    return int(DEFAULT_SHARE * free)
+            size = 8 << 30
+    return int(DEFAULT_SHARE * size)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -102,7 +102,7 @@ def fit_logistic(
       atol: see rtol; default 1e-2 of the type's rounding unit.
       max_iterations: passes over the data that a head may take.
       memory_budget: bytes of device memory beside the features; heads beyond it run in turn.
-        Default half of what is free.
+        Default 40 % of the device's memory.
 
     Returns:
       `LogisticHeads` in the caller's coordinates; h is the common leading axis of targets, rows,

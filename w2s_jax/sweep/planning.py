@@ -178,18 +178,28 @@ class Chunk:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Chunks that share features, scaling, class prior and seed, and so their teachers."""
+    """Chunks that share features, scaling, class prior and seed, and so their teachers.
+
+    Attributes:
+        pair: name of the pair.
+        feature_scaling: of both sides.
+        class_prior: of the draws.
+        seed: of the draws.
+        chunks: those to run.
+        company: all that were planned together, those with rows already included.
+    """
 
     pair: str
     feature_scaling: str
     class_prior: str
     seed: int
     chunks: tuple[Chunk, ...]
+    company: tuple[Chunk, ...]
 
     @cached_property
     def teachers(self) -> tuple[TeacherKey, ...]:
-        """Distinct teachers of all chunks."""
-        return tuple(dict.fromkeys(key for chunk in self.chunks for key in chunk.teachers))
+        """Distinct teachers of the whole company."""
+        return tuple(dict.fromkeys(key for chunk in self.company for key in chunk.teachers))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,7 +279,7 @@ def make_plan(configs: Sequence[Config], pairs: Mapping[str, Pair]) -> Plan:
             Chunk(tuple(members), tuple(dict.fromkeys(map(teacher_key, members))))
             for members in chunks.values()
         )
-        groups.append(Group(name, scaling, prior, seed, made))
+        groups.append(Group(name, scaling, prior, seed, made, made))
     return Plan(dict(pairs), tuple(groups))
 
 

@@ -30,6 +30,7 @@ from w2s_jax.pipeline import (
 )
 from w2s_jax.splits import Draw, Pool
 from w2s_jax.sweep.grid import Config, Grid
+from w2s_jax.sweep.interruption import Interruption
 from w2s_jax.sweep.planning import (
     Chunk,
     Group,
@@ -40,6 +41,7 @@ from w2s_jax.sweep.planning import (
     plan_grid,
     teacher_key,
 )
+from w2s_jax.sweep.progress import Progress
 from w2s_jax.sweep.rows import Scores, assemble, kept_columns, missing_columns
 from w2s_jax.sweep.store import Store, in_order, read_rows
 
@@ -63,7 +65,7 @@ def run(
         progress: show a progress bar in heads.
         dtype: of the heads, float32 or float64 (needs ``jax_enable_x64``).
         memory_budget: bytes that one batch of heads may take on the device beside the features;
-            default half of what is free.
+            default 40 % of the device's memory.
 
     Returns:
         A data frame; the README describes its columns.
@@ -71,28 +73,30 @@ def run(
     Raises:
         W2SError: for anything wrong with the grid, the features or the store, before any head is
             trained.
+        Interrupted: after the commit during which SIGINT or SIGTERM came.
     """
     check_dtype(dtype)
     plan = plan_grid(grid, pairs)
     if not plan.num_configs:
         raise GridError("there is nothing to run: the list of configurations is empty")
-    store = None
-    if out is not None:
-        fingerprints = {name: pair.fingerprints for name, pair in plan.pairs.items()}
-        store = Store(out, fingerprints, _settings(grid, dtype))
+    if out is None:
+        with _bar(sum(plan.heads.values()), progress) as bar:
+            frames = list(_Runner(plan, np.dtype(dtype), memory_budget, bar).chunks())
+        return in_order(pd.concat(frames, ignore_index=True))
+    fingerprints = {name: pair.fingerprints for name, pair in plan.pairs.items()}
+    with Store(out, fingerprints, _settings(grid, dtype)) as store, Interruption() as interruption:
+        total = plan.num_configs
         plan = _without(plan, store.keys(), fingerprints)
-    frames = []
-    total = sum(plan.heads.values())
-    with _bar(total, progress) as bar:
-        runner = _Runner(plan, np.dtype(dtype), memory_budget, bar)
-        for rows in runner.chunks():
-            if store is None:
-                frames.append(rows)
-            else:
+        watched = Progress(total, total - plan.num_configs)
+        with _bar(sum(plan.heads.values()), progress) as bar:
+            for rows in _Runner(plan, np.dtype(dtype), memory_budget, bar).chunks():
                 store.add(rows)
-    if store is not None:
+                watched.add(len(rows))
+                store.report(watched.document())
+                if watched.done < total:
+                    interruption.check(f"{watched.done} of {total} rows")
+        store.report(watched.document())
         return read_rows(store.path)
-    return in_order(pd.concat(frames, ignore_index=True))
 
 
 def _settings(grid: Grid | Sequence[Config], dtype: DTypeLike) -> dict[str, Any]:
@@ -119,13 +123,19 @@ def _entry_name(entry: Any) -> str:
 
 
 def _without(plan: Plan, done: set[str], fingerprints: Mapping[str, tuple[str, str]]) -> Plan:
-    """The plan without configurations whose rows exist."""
+    """The plan without configurations whose rows exist.
+
+    What is left runs in the company it was planned in, so that a resumed run computes the same
+    numbers, bit for bit, as one that was never interrupted.
+    """
     groups = []
     for group in plan.groups:
         chunks = []
         for chunk in group.chunks:
             left = tuple(c for c in chunk.configs if c.key(fingerprints) not in done)
-            if left:
+            if len(left) == len(chunk.configs):
+                chunks.append(chunk)
+            elif left:
                 chunks.append(Chunk(left, tuple(dict.fromkeys(map(teacher_key, left)))))
         if chunks:
             groups.append(dataclasses.replace(group, chunks=tuple(chunks)))
@@ -162,7 +172,7 @@ class _Runner:
         self._budget = default_budget() if memory_budget is None else memory_budget
         self._bar = bar
         self._sides: dict[str, _Side] = {}
-        self._labelled: dict[tuple[str, bytes, float], Heads] = {}
+        self._labelled: dict[tuple[str, tuple[tuple[bytes, bytes], ...]], Heads] = {}
         self._pool = functools.cache(lambda name, prior: plan.pairs[name].pool(prior))
         self._side = functools.cache(self._prepare_side)
 
@@ -195,26 +205,15 @@ class _Runner:
     def _fit_labelled(
         self, side: _Side, labels: np.ndarray, tasks: Sequence[Labelled], num_classes: int
     ) -> Heads:
-        """`fit_labelled`, but a head that another pair has fitted is taken from there."""
-        names = [
-            [(side.key, hashlib.blake2b(t.rows.tobytes()).digest(), float(l2)) for l2 in t.l2]
-            for t in tasks
-        ]
-        missing = [
-            Labelled(t.rows, t.l2[[n not in self._labelled for n in own]])
-            for t, own in zip(tasks, names, strict=True)
-        ]
-        missing = [task for task in missing if len(task.l2)]
-        wanted = [name for own in names for name in own]
-        if missing:
-            fitted = fit_labelled(side.prepared, labels, missing, num_classes, self._budget)
-            new = [name for name in wanted if name not in self._labelled]
-            for i, name in enumerate(new):
-                self._labelled[name] = fitted.take(np.array([i]))
-        heads = Heads.join([self._labelled[name] for name in wanted])
-        if len(self._plan.pairs) == 1:
-            self._labelled.clear()  # no other pair will ask again
-        return heads
+        """`fit_labelled`, once for all pairs that ask for the same heads."""
+        named = [(hashlib.blake2b(t.rows.tobytes()).digest(), t.l2.tobytes()) for t in tasks]
+        key = (side.key, tuple(named))
+        if key not in self._labelled:
+            fitted = fit_labelled(side.prepared, labels, tasks, num_classes, self._budget)
+            if len(self._plan.pairs) == 1:
+                return fitted  # no other pair will ask again
+            self._labelled[key] = fitted
+        return self._labelled[key]
 
     def _group(self, group: Group) -> Any:
         pair = self._plan.pairs[group.pair]
@@ -222,7 +221,7 @@ class _Runner:
         test = _grouped_test(pair, pool)
         draws = {
             request: pool.draw(group.seed, request)
-            for chunk in group.chunks
+            for chunk in group.company
             for request in dict.fromkeys(map(draw_request, chunk.configs))
         }
         validation = _Validation(draws, group)

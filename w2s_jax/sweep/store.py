@@ -2,37 +2,22 @@
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from absl import logging
 
 from w2s_jax.errors import StoreError
 from w2s_jax.sweep.axes import METHOD_NUMBERS
 from w2s_jax.sweep.grid import SCHEMA_VERSION
+from w2s_jax.sweep.lock import LOCK, Lock
+from w2s_jax.sweep.parts import part_files, read_part, set_aside, write_atomically, write_part
 from w2s_jax.version import __version__
 
-FORMAT_VERSION = 1
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    """Temporary name, fsync, rename: a reader sees the whole file or none."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StoreError(
-            f"cannot write {path}: {error.strerror}; rows written before are safe, free the "
-            "disk or choose another --out and start the same command again"
-        ) from error
+FORMAT_VERSION = 2
 
 
 def _pinned(fingerprints: dict[str, tuple[str, str]]) -> dict[str, Any]:
@@ -40,7 +25,9 @@ def _pinned(fingerprints: dict[str, tuple[str, str]]) -> dict[str, Any]:
 
 
 class Store:
-    """A run directory that rows are added to, part by part.
+    """A run directory that rows are added to, part by part, by one process at a time.
+
+    A context manager: leaving it lets other processes write.
 
     Args:
         path: the directory; made where it is missing.
@@ -50,7 +37,7 @@ class Store:
 
     Raises:
         StoreError: if the directory is something else, cannot be written, was written by a newer
-            version, or holds results of other features under the same names.
+            version, holds results of other features under the same names, or is in use.
     """
 
     def __init__(
@@ -60,70 +47,99 @@ class Store:
         self._rows = self.path / "rows"
         if self.path.exists() and not self.path.is_dir():
             raise StoreError(f"{self.path} is a file; give a directory for the results")
-        manifest = read_manifest(self.path) if (self.path / "sweep.json").exists() else None
-        if manifest is None and self.path.exists() and not _is_untouched(self.path):
-            raise StoreError(f"{self.path} is not empty and holds no sweep; choose another --out")
-        pairs = _pinned(fingerprints)
-        grids = [settings]
-        if manifest is not None:
-            for name, old in manifest["pairs"].items():
-                if name in pairs and pairs[name] != old:
-                    raise StoreError(
-                        f"{self.path} holds results of {name!r} with other features: stored "
-                        f"{_short(old)}, now {_short(pairs[name])}; choose another --out, or "
-                        "restore the feature files"
-                    )
-            stored = {old.get("dtype") for old in manifest["runs"]} - {settings.get("dtype")}
-            if stored:
+        if self.path.exists() and not (self.path / "sweep.json").exists():
+            if not _is_untouched(self.path):
                 raise StoreError(
-                    f"{self.path} holds results in {stored.pop()}, this run is in "
-                    f"{settings.get('dtype')}; choose another --out"
+                    f"{self.path} is not empty and holds no sweep; choose another --out"
                 )
-            pairs = {**manifest["pairs"], **pairs}
-            grids = manifest["runs"] + ([settings] if settings not in manifest["runs"] else [])
         try:
             self._rows.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot make {self._rows}: {error.strerror}") from error
+        self._lock = Lock(self.path)
+        try:
+            self._pin(*self._merged(_pinned(fingerprints), settings))
+        except StoreError:
+            self._lock.release()
+            raise
+
+    def _merged(
+        self, pairs: dict[str, Any], settings: dict[str, Any]
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Pairs and runs of the store with this run's, if they agree."""
+        if not (self.path / "sweep.json").exists():
+            return pairs, [settings]
+        manifest = read_manifest(self.path)
+        for name, old in manifest["pairs"].items():
+            if name in pairs and pairs[name] != old:
+                raise StoreError(
+                    f"{self.path} holds results of {name!r} with other features: stored "
+                    f"{_short(old)}, now {_short(pairs[name])}; choose another --out, or "
+                    "restore the feature files"
+                )
+        stored = {old.get("dtype") for old in manifest["runs"]} - {settings.get("dtype")}
+        if stored:
+            raise StoreError(
+                f"{self.path} holds results in {stored.pop()}, this run is in "
+                f"{settings.get('dtype')}; choose another --out"
+            )
+        added = [settings] if settings not in manifest["runs"] else []
+        return {**manifest["pairs"], **pairs}, manifest["runs"] + added
+
+    def _pin(self, pairs: dict[str, Any], runs: list[dict[str, Any]]) -> None:
         document = {
             "format_version": FORMAT_VERSION,
             "schema_version": SCHEMA_VERSION,
             "package_version": __version__,
             "python": platform.python_version(),
             "pairs": pairs,
-            "runs": grids,
+            "runs": runs,
         }
-        _write_atomically(
-            self.path / "sweep.json", json.dumps(document, indent=2, sort_keys=True).encode()
-        )
+        document["checksum"] = _checksum(document)
+        text = json.dumps(document, indent=2, sort_keys=True)
+        write_atomically(self.path / "sweep.json", text.encode())
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
     def keys(self) -> set[str]:
-        """Keys of all rows that are there."""
-        import pyarrow.parquet as pq
-
+        """Keys of all rows that are there; a damaged part is set aside, and its rows are not."""
         found: set[str] = set()
-        for part in sorted(self._rows.glob("*.parquet")):
-            found.update(
-                _read(part, lambda p: pq.read_table(p, columns=["key"])["key"].to_pylist())
-            )
+        for part in part_files(self._rows):
+            try:
+                found.update(read_part(part, ["key"])["key"])
+            except StoreError:
+                logging.warning(
+                    "%s is damaged; it is now %s, and its rows are computed anew",
+                    part,
+                    set_aside(part).name,
+                )
         return found
 
     def add(self, rows: pd.DataFrame) -> None:
-        """Commits rows as one part, named by their keys."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        """Commits rows as one part."""
+        write_part(self._rows, rows)
 
-        name = hashlib.blake2b("".join(rows["key"]).encode(), digest_size=12).hexdigest()
-        sink = pa.BufferOutputStream()
-        table = pa.Table.from_pandas(rows, preserve_index=False)
-        pq.write_table(table, sink, compression="zstd", write_statistics=False)
-        _write_atomically(self._rows / f"{name}.parquet", sink.getvalue().to_pybytes())
+    def report(self, progress: dict[str, Any]) -> None:
+        """Replaces ``progress.json``, for whoever watches the run."""
+        text = json.dumps(progress, indent=2)
+        write_atomically(self.path / "progress.json", text.encode())
+
+
+def _checksum(document: dict[str, Any]) -> str:
+    """Of a manifest without the checksum itself."""
+    content = {key: value for key, value in document.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _is_untouched(path: Path) -> bool:
     """Whether a directory is empty, or all that a start which could not write left in it."""
     return all(
         (entry.name == "rows" and entry.is_dir() and not any(entry.iterdir()))
+        or entry.name == LOCK
         or (entry.name.startswith(".sweep.json.") and entry.name.endswith(".tmp"))
         for entry in path.iterdir()
     )
@@ -131,18 +147,6 @@ def _is_untouched(path: Path) -> bool:
 
 def _short(pinned: dict[str, str]) -> str:
     return " and ".join(f"{side} {value[:12]}" for side, value in pinned.items())
-
-
-def _read(path: Path, reader: Any) -> Any:
-    import pyarrow as pa
-
-    try:
-        return reader(path)
-    except (OSError, pa.ArrowException) as error:
-        raise StoreError(
-            f"{path} cannot be read ({type(error).__name__}); move it away and start the same "
-            "sweep again to compute its rows anew"
-        ) from error
 
 
 def read_manifest(run: str | Path) -> dict[str, Any]:
@@ -166,6 +170,11 @@ def read_manifest(run: str | Path) -> dict[str, Any]:
         raise StoreError(
             f"{path} has format {version}, this w2s_jax reads up to {FORMAT_VERSION}; upgrade"
         )
+    if version > 1 and document.get("checksum") != _checksum(document):
+        raise StoreError(
+            f"{path} does not match its own checksum: it was edited or damaged; restore it, or "
+            "choose another --out"
+        )
     return document
 
 
@@ -180,14 +189,12 @@ def read_rows(run: str | Path, columns: Sequence[str] | None = None) -> pd.DataF
         StoreError: if the directory holds no sweep, no rows, or a damaged part.
     """
     read_manifest(run)
-    parts = sorted((Path(run) / "rows").glob("*.parquet"))
+    parts = part_files(Path(run) / "rows")
     if not parts:
         raise StoreError(f"{run} holds no rows yet; run the sweep to its first commit")
-    names = None if columns is None else list(columns)
-    frames = [_read(p, lambda path: pd.read_parquet(path, columns=names)) for p in parts]
-    rows = pd.concat(frames, ignore_index=True)
+    rows = pd.concat([read_part(part, columns) for part in parts], ignore_index=True)
     if "key" in rows:
-        # Two processes that were started on one directory may both have computed a row.
+        # Where nothing can be locked, two processes may both have computed a row.
         rows = rows.drop_duplicates("key")
     return in_order(rows)
 

@@ -1,0 +1,70 @@
+"""One writer for a run directory: the second process refuses to start, whatever became of it."""
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import IO
+
+from absl import logging
+
+from w2s_jax.errors import StoreError
+
+LOCK = ".lock"
+
+
+class Lock:
+    """Holds ``<folder>/.lock`` until `release`, or until the process ends, however it ends.
+
+    Where the file system has no locks, a warning says so and the run goes on; rows that two
+    processes wrote there still count once.
+
+    Raises:
+        StoreError: while another process holds it; it says which.
+    """
+
+    def __init__(self, folder: Path):
+        self._file: IO[str] | None = None
+        try:
+            import fcntl
+        except ImportError:  # no such locks on this system
+            return
+        path = folder / LOCK
+        try:
+            self._file = open(path, "a+", encoding="utf-8")  # noqa: SIM115
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {path}: {error.strerror}; choose another --out"
+            ) from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = self._holder()
+            self.release()
+            raise StoreError(
+                f"{folder} is in use by {holder}; wait until it has ended, or choose another --out"
+            ) from None
+        except OSError as error:
+            logging.warning("%s cannot be locked (%s): start one process only", folder, error)
+            return
+        self._file.seek(0)
+        self._file.truncate()
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, self._file)
+        self._file.flush()
+
+    def _holder(self) -> str:
+        assert self._file is not None
+        try:
+            self._file.seek(0)
+            found = json.load(self._file)
+            return f"process {found['pid']} on {found['host']} since {found['since']}"
+        except (ValueError, KeyError, TypeError, OSError):
+            return "another process"
+
+    def release(self) -> None:
+        """Lets others write; the file stays."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None

@@ -1,0 +1,106 @@
+"""Files of a run directory: written whole or not at all, and checked when they are read.
+
+A part of rows is named by the hash of its content, so that one that lost its end or a single bit
+tells by its name. Parts of format 1 have shorter names, by their keys, and are only parsed.
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from w2s_jax.errors import StoreError
+
+_HASH_BYTES = 16
+DAMAGED = ".damaged"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Temporary name, fsync, rename: a reader sees the whole file or none.
+
+    Raises:
+        StoreError: where that fails; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(
+            f"cannot write {path}: {error.strerror}; rows written before are safe, free the "
+            "disk or choose another --out and start the same command again"
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename survive a power cut, where the system can open folders."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_part(folder: Path, rows: pd.DataFrame) -> Path:
+    """Writes rows as one Parquet part and returns where."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    table = pa.Table.from_pandas(rows, preserve_index=False)
+    pq.write_table(table, sink, compression="zstd", write_statistics=False)
+    data = sink.getvalue().to_pybytes()
+    path = folder / f"{content_hash(data)}.parquet"
+    write_atomically(path, data)
+    return path
+
+
+def content_hash(data: bytes) -> str:
+    """The name of a part with this content."""
+    return hashlib.blake2b(data, digest_size=_HASH_BYTES).hexdigest()
+
+
+def part_files(folder: Path) -> list[Path]:
+    """All parts of a folder, in a stable order."""
+    return sorted(folder.glob("*.parquet"))
+
+
+def read_part(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """The rows of one part, after comparing its content with its name.
+
+    Raises:
+        StoreError: where the part is damaged or cannot be read.
+    """
+    import pyarrow as pa
+
+    advice = "start the same sweep again, which sets it aside and computes its rows anew"
+    try:
+        data = path.read_bytes()
+        if len(path.stem) == 2 * _HASH_BYTES and content_hash(data) != path.stem:
+            raise StoreError(f"{path} is damaged: its content does not match its name; {advice}")
+        return pd.read_parquet(io.BytesIO(data), columns=None if columns is None else list(columns))
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"{path} cannot be read ({type(error).__name__}); {advice}") from error
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a damaged part, so that nobody reads it and nothing is thrown away."""
+    aside = path.with_name(path.name + DAMAGED)
+    try:
+        os.replace(path, aside)
+    except OSError as error:
+        raise StoreError(
+            f"{path} is damaged and cannot be set aside: {error.strerror}; move it away and "
+            "start the same command again"
+        ) from error
+    return aside

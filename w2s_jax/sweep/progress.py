@@ -1,0 +1,38 @@
+"""How far a run is, for ``progress.json``."""
+
+import time
+from typing import Any
+
+
+class Progress:
+    """Counts rows on disk and the rate at which they come.
+
+    Args:
+        total: rows of the whole grid.
+        done: rows that were there before.
+    """
+
+    def __init__(self, total: int, done: int):
+        self.total = total
+        self.done = done
+        self._before = done
+        self._started = time.time()
+
+    def add(self, rows: int) -> None:
+        """Rows that were committed."""
+        self.done += rows
+
+    def document(self) -> dict[str, Any]:
+        """Rows in total, on disk, and before this run; Unix times; rows a second; seconds left."""
+        now = time.time()
+        rate = (self.done - self._before) / max(now - self._started, 1e-9)
+        left = self.total - self.done
+        return {
+            "rows_total": self.total,
+            "rows_done": self.done,
+            "rows_before": self._before,
+            "started": self._started,
+            "updated": now,
+            "rows_per_second": rate,
+            "seconds_left": left / rate if rate else None,
+        }
