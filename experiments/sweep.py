@@ -16,7 +16,7 @@ from w2s_jax.compilation import enable_compilation_cache
 from w2s_jax.errors import script
 from w2s_jax.heads.costs import parse_bytes
 from w2s_jax.methods import METHODS
-from w2s_jax.sweep import Grid, parse_axis, plan_grid, predict, resolve_pairs, run
+from w2s_jax.sweep import Grid, hosts, parse_axis, plan_grid, predict, resolve_pairs, run
 from w2s_jax.sweep.axes import AXES
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Grid)}
@@ -46,6 +46,10 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("compilation_cache", None, "folder of compiled programs; default in ~/.cache")
 flags.DEFINE_enum("precision", "float32", ["float32", "float64"], "type of the heads")
+flags.DEFINE_bool("distributed", False, "one of several processes; Slurm or a TPU pod tells which")
+flags.DEFINE_string("coordinator", None, "host:port of process 0, where nothing else tells")
+flags.DEFINE_integer("num_processes", None, "processes of this run, with --coordinator")
+flags.DEFINE_integer("process_id", None, "number of this process from 0, with --coordinator")
 FLAGS = flags.FLAGS
 
 
@@ -66,6 +70,9 @@ def axis_values() -> dict[str, Any]:
 def main() -> None:
     """Parses the axes, runs the grid, prints where the rows are."""
     jax.config.update("jax_enable_x64", FLAGS.precision == "float64")
+    processes = (FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+    if FLAGS.distributed or processes != (None, None, None):
+        hosts.join(*processes)
     teacher = FLAGS.teacher
     if FLAGS.teacher_predictions:
         teacher = f"predictions={FLAGS.teacher_predictions}"

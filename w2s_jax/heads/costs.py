@@ -62,7 +62,7 @@ def default_budget() -> int:
 
     Not of what is free: batches, and so the last bits of results, would differ from run to run.
     """
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     size = stats.get("bytes_limit")
     if size is None:
         try:

@@ -15,7 +15,7 @@ LOCK = ".lock"
 
 
 class Lock:
-    """Holds ``<folder>/.lock`` until `release`, or until the process ends, however it ends.
+    """Holds a file of a folder until `release`, or until the process ends, however it ends.
 
     Where the file system has no locks, a warning says so and the run goes on; rows that two
     processes wrote there still count once.
@@ -24,13 +24,13 @@ class Lock:
         StoreError: while another process holds it; it says which.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, name: str = LOCK):
         self._file: IO[str] | None = None
         try:
             import fcntl
         except ImportError:  # no such locks on this system
             return
-        path = folder / LOCK
+        path = folder / name
         try:
             self._file = open(path, "a+", encoding="utf-8")  # noqa: SIM115
         except OSError as error:

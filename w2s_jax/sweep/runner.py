@@ -1,17 +1,19 @@
 """Runs a grid: plans its stages, fits every distinct head once, and returns long result rows."""
 
+import collections
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pandas as pd
 from jax.typing import DTypeLike
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from w2s_jax.errors import GridError
 from w2s_jax.features import FeatureSet, Predictions
@@ -29,7 +31,9 @@ from w2s_jax.pipeline import (
     teacher_probabilities,
 )
 from w2s_jax.splits import Draw, Pool
+from w2s_jax.sweep.devices import on_devices
 from w2s_jax.sweep.grid import Config, Grid
+from w2s_jax.sweep.hosts import own_share, this_process
 from w2s_jax.sweep.interruption import Interruption
 from w2s_jax.sweep.planning import (
     Chunk,
@@ -57,11 +61,15 @@ def run(
 ) -> pd.DataFrame:
     """Trains all configurations of a grid and returns one long row per configuration and method.
 
+    All local devices share the work. So do the processes of ``jax.distributed`` (see
+    `w2s_jax.sweep.hosts`), each of which writes its own rows to `out`.
+
     Args:
         grid: a `Grid`, or a list of `Config` together with their `pairs`.
         pairs: resolved pairs by name; default the grid's own.
         out: a run directory. Rows are committed to it chunk by chunk, rows that are there
-            already are not computed again, and the rows of all its runs are returned.
+            already are not computed again, and the rows of all its runs are returned. Needed
+            where several processes share the work.
         progress: show a progress bar in heads.
         dtype: of the heads, float32 or float64 (needs ``jax_enable_x64``).
         memory_budget: bytes that one batch of heads may take on the device beside the features;
@@ -80,11 +88,16 @@ def run(
     if not plan.num_configs:
         raise GridError("there is nothing to run: the list of configurations is empty")
     if out is None:
+        if this_process().count > 1:
+            raise GridError("several processes share a run through its directory; give out")
         with _bar(sum(plan.heads.values()), progress) as bar:
             frames = list(_Runner(plan, np.dtype(dtype), memory_budget, bar).chunks())
         return in_order(pd.concat(frames, ignore_index=True))
     fingerprints = {name: pair.fingerprints for name, pair in plan.pairs.items()}
-    with Store(out, fingerprints, _settings(grid, dtype)) as store, Interruption() as interruption:
+    process = this_process()
+    plan = own_share(plan, process)
+    store = Store(out, fingerprints, _settings(grid, dtype), process)
+    with store, Interruption() as interruption:
         total = plan.num_configs
         plan = _without(plan, store.keys(), fingerprints)
         watched = Progress(total, total - plan.num_configs)
@@ -163,8 +176,23 @@ class _Side:
     key: str
 
 
+class _Shared(NamedTuple):
+    """What all chunks of a group have in common."""
+
+    pair: Pair
+    test: GroupedTest
+    draws: Mapping[Any, Draw]
+    validation: "_Validation"
+    teachers: Scores
+    index: Mapping[TeacherKey, int]
+
+
 class _Runner:
-    """Executes a plan group by group; features are prepared and shared heads fitted once."""
+    """Executes a plan; features are prepared and shared heads fitted once.
+
+    A chunk is computed by one device from beginning to end, in the batches in which one device
+    alone would compute it: how many there are changes no result.
+    """
 
     def __init__(self, plan: Plan, dtype: np.dtype, memory_budget: int | None, bar: Any):
         self._plan = plan
@@ -172,14 +200,46 @@ class _Runner:
         self._budget = default_budget() if memory_budget is None else memory_budget
         self._bar = bar
         self._sides: dict[str, _Side] = {}
+        self._copies: dict[tuple[str, Any], _Side] = {}
         self._labelled: dict[tuple[str, tuple[tuple[bytes, bytes], ...]], Heads] = {}
         self._pool = functools.cache(lambda name, prior: plan.pairs[name].pool(prior))
-        self._side = functools.cache(self._prepare_side)
+        self._shared: dict[int, tuple[_Shared, int]] = {}
+        self._locks = collections.defaultdict[Any, Any](threading.RLock)
 
-    def chunks(self) -> Any:
-        """Yields the result rows of every chunk."""
-        for group in self._plan.groups:
-            yield from self._group(group)
+    def chunks(self) -> Iterator[pd.DataFrame]:
+        """Yields the result rows of every chunk, as they are ready."""
+        work = [
+            functools.partial(self._rows_of, number, chunk)
+            for number, group in enumerate(self._plan.groups)
+            for chunk in group.chunks
+        ]
+        yield from on_devices(work, jax.local_devices())
+
+    def _rows_of(self, number: int, chunk: Chunk) -> pd.DataFrame:
+        group = self._plan.groups[number]
+        with self._locks[number]:
+            if number not in self._shared:
+                self._shared[number] = self._share(group), len(group.chunks)
+            shared, _ = self._shared[number]
+        rows = self._chunk(group, chunk, shared)
+        with self._locks[number]:
+            left = self._shared[number][1] - 1
+            self._shared[number] = shared, left
+            if not left:
+                del self._shared[number]
+        return rows
+
+    def _side(self, pair: Pair, scaling: str, teacher: bool) -> _Side:
+        """Prepared features on the device that this thread works for."""
+        with self._locks["sides"]:
+            side = self._prepare_side(pair, scaling, teacher)
+            device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+            if device is None:
+                return side
+            place = side.key, device
+            if place not in self._copies:
+                self._copies[place] = _Side(jax.device_put(side.prepared, device), side.key)
+            return self._copies[place]
 
     def _prepare_side(self, pair: Pair, scaling: str, teacher: bool) -> _Side:
         """Prepared features in the pair's row order.
@@ -215,7 +275,7 @@ class _Runner:
             self._labelled[key] = fitted
         return self._labelled[key]
 
-    def _group(self, group: Group) -> Any:
+    def _share(self, group: Group) -> _Shared:
         pair = self._plan.pairs[group.pair]
         pool = self._pool(group.pair, group.class_prior)
         test = _grouped_test(pair, pool)
@@ -225,15 +285,8 @@ class _Runner:
             for request in dict.fromkeys(map(draw_request, chunk.configs))
         }
         validation = _Validation(draws, group)
-        student = self._side(pair, group.feature_scaling, teacher=False)
         teachers, index = self._teachers(pair, group, draws, test, validation)
-        for chunk in group.chunks:
-            rows = draws[draw_request(chunk.configs[0])].unlabelled
-            used = np.array([index[key] for key in chunk.teachers])
-            probabilities = self._probabilities(pair, group, teachers, used, rows)
-            yield self._chunk(
-                chunk, pair, test, validation, student, teachers, used, probabilities, rows
-            )
+        return _Shared(pair, test, draws, validation, teachers, index)
 
     def _teachers(
         self,
@@ -291,19 +344,13 @@ class _Runner:
         side = self._side(pair, group.feature_scaling, teacher=True)
         return teacher_probabilities(side.prepared, teachers.heads.take(used), rows)
 
-    def _chunk(
-        self,
-        chunk: Chunk,
-        pair: Pair,
-        test: GroupedTest,
-        validation: "_Validation",
-        student: _Side,
-        teachers: Scores,
-        used: Int[np.ndarray, " t"],
-        probabilities: Float[np.ndarray, "t n c"],
-        rows: Int[np.ndarray, " n"],
-    ) -> pd.DataFrame:
+    def _chunk(self, group: Group, chunk: Chunk, shared: _Shared) -> pd.DataFrame:
         """Trains one chunk's students and returns its rows."""
+        pair, test, draws, validation, teachers, index = shared
+        student = self._side(pair, group.feature_scaling, teacher=False)
+        rows = draws[draw_request(chunk.configs[0])].unlabelled
+        used = np.array([index[key] for key in chunk.teachers])
+        probabilities = self._probabilities(pair, group, teachers, used, rows)
         data = pair.data
         requests, served = chunk.requests()
         stage = StudentStage(student.prepared, rows, probabilities, self._budget)

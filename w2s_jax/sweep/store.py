@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,15 @@ from absl import logging
 from w2s_jax.errors import StoreError
 from w2s_jax.sweep.axes import METHOD_NUMBERS
 from w2s_jax.sweep.grid import SCHEMA_VERSION
+from w2s_jax.sweep.hosts import Process
 from w2s_jax.sweep.lock import LOCK, Lock
 from w2s_jax.sweep.parts import part_files, read_part, set_aside, write_atomically, write_part
 from w2s_jax.version import __version__
 
 FORMAT_VERSION = 2
+ALONE = Process(0, 1)
+# Seconds for which processes wait for the first one.
+_PATIENCE = 120
 
 
 def _pinned(fingerprints: dict[str, tuple[str, str]]) -> dict[str, Any]:
@@ -34,6 +39,8 @@ class Store:
         fingerprints: of every pair's teacher and student; a pair in the store under another
             fingerprint is refused.
         settings: what else sweep.json records (grid, devices, precision).
+        process: which of several processes that share the run this is; the first pins the
+            manifest, the others wait for it.
 
     Raises:
         StoreError: if the directory is something else, cannot be written, was written by a newer
@@ -41,7 +48,11 @@ class Store:
     """
 
     def __init__(
-        self, path: str | Path, fingerprints: dict[str, tuple[str, str]], settings: dict[str, Any]
+        self,
+        path: str | Path,
+        fingerprints: dict[str, tuple[str, str]],
+        settings: dict[str, Any],
+        process: Process = ALONE,
     ):
         self.path = Path(path)
         self._rows = self.path / "rows"
@@ -56,9 +67,13 @@ class Store:
             self._rows.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot make {self._rows}: {error.strerror}") from error
-        self._lock = Lock(self.path)
+        self._suffix = process.suffix()
+        self._lock = Lock(self.path, LOCK + self._suffix)
         try:
-            self._pin(*self._merged(_pinned(fingerprints), settings))
+            if process.index:
+                self._await(_pinned(fingerprints), settings)
+            else:
+                self._pin(*self._merged(_pinned(fingerprints), settings))
         except StoreError:
             self._lock.release()
             raise
@@ -85,6 +100,21 @@ class Store:
             )
         added = [settings] if settings not in manifest["runs"] else []
         return {**manifest["pairs"], **pairs}, manifest["runs"] + added
+
+    def _await(self, pairs: dict[str, Any], settings: dict[str, Any]) -> None:
+        """Waits until the first process has pinned this run."""
+        end = time.monotonic() + _PATIENCE
+        while time.monotonic() < end:
+            if (self.path / "sweep.json").exists():
+                merged, runs = self._merged(pairs, settings)
+                manifest = read_manifest(self.path)
+                if (merged, runs) == (manifest["pairs"], manifest["runs"]):
+                    return
+            time.sleep(0.1)
+        raise StoreError(
+            f"process 0 has not begun this run in {self.path} within {_PATIENCE} s; start it, with "
+            "the same flags and the same --out"
+        )
 
     def _pin(self, pairs: dict[str, Any], runs: list[dict[str, Any]]) -> None:
         document = {
@@ -126,7 +156,7 @@ class Store:
     def report(self, progress: dict[str, Any]) -> None:
         """Replaces ``progress.json``, for whoever watches the run."""
         text = json.dumps(progress, indent=2)
-        write_atomically(self.path / "progress.json", text.encode())
+        write_atomically(self.path / f"progress{self._suffix}.json", text.encode())
 
 
 def _checksum(document: dict[str, Any]) -> str:
@@ -139,7 +169,7 @@ def _is_untouched(path: Path) -> bool:
     """Whether a directory is empty, or all that a start which could not write left in it."""
     return all(
         (entry.name == "rows" and entry.is_dir() and not any(entry.iterdir()))
-        or entry.name == LOCK
+        or entry.name.startswith(LOCK)
         or (entry.name.startswith(".sweep.json.") and entry.name.endswith(".tmp"))
         for entry in path.iterdir()
     )

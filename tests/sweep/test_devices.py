@@ -1,0 +1,105 @@
+"""The same grid on several devices and on several processes gives the same rows, bit for bit."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from w2s_jax.sweep import read_rows
+from w2s_jax.sweep.verification import verify_run
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import sys
+import jax
+from absl import app
+from tests.toy import toy_set
+from w2s_jax.compilation import enable_compilation_cache
+from w2s_jax.errors import script
+from w2s_jax.sweep import Grid, devices, hosts, run, runner
+
+out, cache, *process = sys.argv[1:]
+
+
+def main():
+    if process:
+        hosts.join(process[0], 2, int(process[1]))
+    enable_compilation_cache(cache)
+    used = set()
+
+    def noting(work, devices_):
+        def noted(piece):
+            rows = piece()
+            used.add(str(jax.config.jax_default_device))
+            return rows
+        return devices.on_devices([lambda piece=piece: noted(piece) for piece in work], devices_)
+
+    runner.on_devices = noting
+    sets = toy_set("weak", signal=0.5, seed=1), toy_set("strong", signal=1.2, seed=2)
+    run(Grid(pairs=(sets,), eta_l=(0.2, 0.5), eta_u=(0.3, 0.5), n_labelled=60, n_unlabelled=120,
+             student_l2=(0.01, 0.1), seeds=range(6)), out=out)
+    print(len(used))
+
+
+script(main)([sys.argv[0]])
+"""
+
+
+def start(out, cache, num_devices, *process):
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(out), str(cache), *process],
+        cwd=ROOT,
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": str(num_devices)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return int(out)
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("single")
+    assert end(start(folder / "run", folder / "cache", 1)) == 1
+    return folder
+
+
+def test_four_devices_share_the_work_and_change_no_bit(single, tmp_path):
+    assert end(start(tmp_path / "run", single / "cache", 4)) == 4
+    pd.testing.assert_frame_equal(
+        read_rows(tmp_path / "run"), read_rows(single / "run"), check_exact=True
+    )
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work_and_one_that_died_is_made_up_for(single, tmp_path):
+    out, address = tmp_path / "run", f"localhost:{free_port()}"
+    both = [start(out, single / "cache", 2, address, str(i)) for i in range(2)]
+    while both[1].poll() is None and len(list(out.glob("rows/*.parquet"))) < 3:
+        pass
+    both[1].kill()
+    for process in both:
+        process.communicate()
+    some = read_rows(out)
+    expected = read_rows(single / "run")
+    assert len(some) < len(expected)
+    address = f"localhost:{free_port()}"
+    both = [start(out, single / "cache", 2, address, str(i)) for i in range(2)]
+    assert sum(map(end, both)) >= 1  # what was on disk was not computed again
+    pd.testing.assert_frame_equal(read_rows(out), expected, check_exact=True)
+    assert verify_run(out) == []
