@@ -18,6 +18,7 @@ from w2s_jax.heads.costs import parse_bytes
 from w2s_jax.methods import METHODS
 from w2s_jax.sweep import Grid, hosts, parse_axis, plan_grid, predict, resolve_pairs, run
 from w2s_jax.sweep.axes import AXES
+from w2s_jax.sweep.verification import count_rows
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Grid)}
 for _axis in AXES:
@@ -89,15 +90,17 @@ def main() -> None:
         print(f"{plan.describe()}\n{predict(plan, budget, FLAGS.precision).describe()}")
         return
     enable_compilation_cache(FLAGS.compilation_cache)
-    rows = run(
+    run(
         grid,
         pairs=pairs,
         out=FLAGS.out,
         progress=True,
         dtype=FLAGS.precision,
         memory_budget=budget,
+        collect=False,
     )
-    print(f"{len(rows)} rows in {FLAGS.out}; next: python experiments/report.py --run={FLAGS.out}")
+    _, rows, _ = count_rows(FLAGS.out)
+    print(f"{rows} rows in {FLAGS.out}; next: python experiments/report.py --run={FLAGS.out}")
 
 
 if __name__ == "__main__":

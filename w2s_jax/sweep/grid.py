@@ -23,6 +23,8 @@ from w2s_jax.sweep.axes import (
 )
 
 SCHEMA_VERSION = 1
+# Axes on which the values that a method reads of its own axes may depend.
+_DECIDING = tuple({n: None for a in METHOD_NUMBERS for n in (a.defaults_to, a.at_most) if n})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -152,12 +154,17 @@ class Config:
         Args:
             fingerprints: of each pair's teacher and student.
         """
-        fields = dataclasses.asdict(self)
+        fields = {name: getattr(self, name) for name in _names()}
         fields["pair"] = fingerprints[self.pair]
         fields["schema"] = SCHEMA_VERSION
         given = {name: value for name, value in fields.items() if value is not None}
         text = json.dumps(given, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+@functools.cache
+def _names() -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(Config))
 
 
 def _refuse_unknown(method: str, names: Sequence[str], known: set[str]) -> None:
@@ -290,9 +297,10 @@ class Grid:
         Raises:
             GridError: where "eta_o" is asked of a pair that has none.
         """
-        seen = set()
         # Every method is compared with vanilla, whose heads most methods begin with anyway.
         methods = dict.fromkeys(("vanilla", *self.methods))
+        seen: set[tuple[Any, ...]] = set()
+        read: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
         common: Any = itertools.product(
             pairs, self.feature_scaling, self.class_prior, self.seeds, self.n_labelled
         )
@@ -306,25 +314,39 @@ class Grid:
                 self.student_l2,
                 methods,
             ):
-                base = Config(
-                    pair=pair,
-                    method=method,
-                    seed=seed,
-                    eta_l=None if elsewhere else self._resolve(eta_l, pairs[pair], pair),
-                    eta_u=self._resolve(eta_u, pairs[pair], pair),
-                    n_labelled=None if elsewhere else n_labelled,
-                    n_unlabelled=n_unlabelled,
-                    n_validation=0 if elsewhere else self.n_validation,
-                    teacher_l2=None if elsewhere else teacher_l2,
-                    student_l2=student_l2,
-                    feature_scaling=scaling,
-                    class_prior=prior,
-                )
-                for extra in self._method_axes(get_method(method)):
-                    config = dataclasses.replace(base, **extra)._as_read()
-                    if config not in seen:
-                        seen.add(config)
-                        yield config
+                base = {
+                    "pair": pair,
+                    "method": method,
+                    "seed": seed,
+                    "eta_l": None if elsewhere else self._resolve(eta_l, pairs[pair], pair),
+                    "eta_u": self._resolve(eta_u, pairs[pair], pair),
+                    "n_labelled": None if elsewhere else n_labelled,
+                    "n_unlabelled": n_unlabelled,
+                    "n_validation": 0 if elsewhere else self.n_validation,
+                    "teacher_l2": None if elsewhere else teacher_l2,
+                    "student_l2": student_l2,
+                    "feature_scaling": scaling,
+                    "class_prior": prior,
+                }
+                key = tuple(base.values())
+                if key in seen:
+                    continue
+                seen.add(key)
+                # What a method makes of its axes depends on these others alone.
+                decides = (method, *(base[name] for name in _DECIDING))
+                if decides not in read:
+                    read[decides] = self._as_method_reads(base)
+                for extra in read[decides]:
+                    yield Config(**base, **extra)
+
+    def _as_method_reads(self, base: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The distinct canonical values of the axes that belong to methods, for one method."""
+        configs = {
+            Config(**base, **extra)._as_read(): None
+            for extra in self._method_axes(get_method(base["method"]))
+        }
+        names = [axis.name for axis in (*METHOD_OPTIONS, *METHOD_NUMBERS)]
+        return [{name: getattr(config, name) for name in names} for config in configs]
 
     def _resolve(self, eta: float | str, pair: Any, name: str) -> float | None:
         """A minority fraction as a number; None for truly unlabelled rows."""

@@ -264,7 +264,12 @@ def make_plan(configs: Sequence[Config], pairs: Mapping[str, Pair]) -> Plan:
         chunks = by_group.setdefault((c.pair, c.feature_scaling, c.class_prior, c.seed), {})
         chunks.setdefault((c.eta_u, c.n_unlabelled), []).append(c)
     requests: dict[tuple[str, str], dict[tuple[int, DrawRequest], None]] = {}
-    for c in configs:
+    distinct = {
+        (c.pair, c.class_prior, c.seed, c.eta_l, c.eta_u)
+        + (c.n_labelled, c.n_unlabelled, c.n_validation): c
+        for c in configs
+    }
+    for c in distinct.values():
         requests.setdefault((c.pair, c.class_prior), {})[c.seed, draw_request(c)] = None
     for (name, prior), wanted in requests.items():
         pool = pairs[name].pool(prior)

@@ -58,6 +58,7 @@ def run(
     progress: bool = False,
     dtype: DTypeLike = np.float32,
     memory_budget: int | None = None,
+    collect: bool = True,
 ) -> pd.DataFrame:
     """Trains all configurations of a grid and returns one long row per configuration and method.
 
@@ -74,6 +75,8 @@ def run(
         dtype: of the heads, float32 or float64 (needs ``jax_enable_x64``).
         memory_budget: bytes that one batch of heads may take on the device beside the features;
             default 40 % of the device's memory.
+        collect: with `out`, read all rows at the end; False returns an empty frame, for runs whose
+            rows are too many for memory.
 
     Returns:
         A data frame; the README describes its columns.
@@ -109,7 +112,7 @@ def run(
                 if watched.done < total:
                     interruption.check(f"{watched.done} of {total} rows")
         store.report(watched.document())
-        return read_rows(store.path)
+        return read_rows(store.path) if collect else pd.DataFrame()
 
 
 def _settings(grid: Grid | Sequence[Config], dtype: DTypeLike) -> dict[str, Any]:
@@ -141,6 +144,8 @@ def _without(plan: Plan, done: set[str], fingerprints: Mapping[str, tuple[str, s
     What is left runs in the company it was planned in, so that a resumed run computes the same
     numbers, bit for bit, as one that was never interrupted.
     """
+    if not done:
+        return plan
     groups = []
     for group in plan.groups:
         chunks = []
