@@ -1,0 +1,209 @@
+"""Teachers and students on drawn data, fitted by the package's own ridge heads."""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
+
+from w2s_jax.heads import fit_ridge
+from w2s_jax.theory.mixture import second_moment
+from w2s_jax.theory.problem import GaussianProblem, TheoryError
+from w2s_jax.theory.risks import check_settings
+
+MEMORY_BUDGET = 2**30
+
+
+class Simulation(NamedTuple):
+    """Means over draws with standard errors, all of the shape of eta_t.
+
+    Attributes:
+      teacher: mean excess risk of the teacher.
+      student: mean excess risk of the student.
+      gain: mean of teacher less student in the same draw.
+      teacher_error: standard error of the teacher's mean.
+      student_error: standard error of the student's mean.
+      gain_error: standard error of the mean gain.
+      teacher_draws: every draw's excess risk ``[num_draws, ...]``.
+      student_draws: the same of the student.
+    """
+
+    teacher: np.ndarray
+    student: np.ndarray
+    gain: np.ndarray
+    teacher_error: np.ndarray
+    student_error: np.ndarray
+    gain_error: np.ndarray
+    teacher_draws: np.ndarray
+    student_draws: np.ndarray
+
+
+class _Samples(NamedTuple):
+    """Samples of d draws: core features, and [1; group feature] as either side sees it."""
+
+    z: Float[Array, "d n d_z"]
+    w: Float[Array, "d n p_T"]
+    psi: Float[Array, "d n p_S"]
+
+
+def _samples(problem: GaussianProblem, keys: Array, eta: Array, size: int) -> _Samples:
+    def one(key: Array) -> tuple[Array, Array, Array]:
+        core, group, own = jax.random.split(key, 3)
+        z = jax.random.normal(core, (size, problem.d_z), jnp.float64)
+        g = jax.random.bernoulli(group, eta, (size, 1))
+        noise = jax.random.normal(own, (size, len(problem.mu_xi)), jnp.float64)
+        xi = g * problem.mu_xi + problem.sigma_xi * noise
+        one = jnp.ones((size, 1))
+        w = jnp.concatenate([one, xi @ problem.teacher_map], axis=1)
+        return z, w, jnp.concatenate([one, xi @ problem.student_map], axis=1)
+
+    return _Samples(*jax.vmap(one)(keys))
+
+
+def _product(features: Float[Array, "d n p"], z: Float[Array, "d n d_z"]) -> Float[Array, "m k"]:
+    """Rows of features (x) z of all draws, one draw below the other ``[d n, p d_z]``."""
+    product = features[..., :, None] * z[..., None, :]
+    return product.reshape(-1, features.shape[-1] * z.shape[-1])
+
+
+@jax.jit
+def _labelled(
+    problem: GaussianProblem, keys: Array, eta: Array, beta: Array
+) -> tuple[Array, Array]:
+    """The teacher's features of labelled samples and their labels ``[d, n]``."""
+    keys = jax.vmap(jax.random.split)(keys)
+    z, w, _ = _samples(problem, keys[:, 0], eta, problem.n_labelled)
+    shape = z.shape[:2]
+    noise = jax.vmap(lambda key: jax.random.normal(key, shape[1:], jnp.float64))(keys[:, 1])
+    return _product(w, z), jnp.einsum("dnk,dk->dn", z, beta) + problem.sigma_y * noise
+
+
+@jax.jit
+def _unlabelled(
+    problem: GaussianProblem, keys: Array, eta: Array, theta: Float[Array, "d p_T d_z"]
+) -> tuple[Array, Array]:
+    """The student's features of unlabelled samples and the teacher's predictions ``[d, n]``."""
+    z, w, psi = _samples(problem, keys, eta, problem.n_unlabelled)
+    return _product(psi, z), jnp.einsum("dnk,dpk,dnp->dn", z, theta, w)
+
+
+def _fit(x: Array, targets: Array, l2: float, p: int) -> Float[Array, "d p d_z"]:
+    """One ridge head a draw: the draws' rows lie below each other in one matrix."""
+    num_draws, size = targets.shape
+    rows = np.arange(num_draws * size).reshape(num_draws, size)
+    options = {"rows": rows, "l2": l2, "fit_intercept": False}
+    return fit_ridge(x, np.asarray(targets)[..., None], **options).w.reshape(num_draws, p, -1)
+
+
+@functools.partial(jax.jit, static_argnames="side")
+def _risks(
+    problem: GaussianProblem, theta: Array, beta: Array, eta_t: Array, side: str
+) -> Float[Array, "d t"]:
+    """Excess risk of each draw exactly: tr(A(eta_t) D D') with D = theta - e_1 beta'."""
+    error = theta.at[:, 0].add(-beta)
+    moments = jnp.einsum("dpk,dqk->dpq", error, error)
+    mu = getattr(problem, side)
+    tests = jax.vmap(lambda eta: second_moment(eta, mu, problem.sigma_xi))(eta_t)
+    return jnp.einsum("dpq,tpq->dt", moments, tests)
+
+
+def _batch(problem: GaussianProblem, num_draws: int, budget: int) -> int:
+    """Draws that fit the budget together: features, their copies on the host and in the fit."""
+    labelled = problem.n_labelled * (problem.p_T + 1)
+    unlabelled = problem.n_unlabelled * (problem.p_S + 1)
+    one = 8 * 4 * problem.d_z * max(labelled, unlabelled)
+    return max(1, min(num_draws, budget // one))
+
+
+def simulate(
+    problem: GaussianProblem,
+    eta_l: float,
+    eta_u: float,
+    eta_t: ArrayLike,
+    *,
+    num_draws: int,
+    seed: int = 0,
+    teacher_l2: float = 0.0,
+    student_l2: float = 0.0,
+    beta_norm: float = 1.0,
+    memory_budget: int = MEMORY_BUDGET,
+) -> Simulation:
+    """Excess risks over draws of data: both heads fitted, then tested in closed form.
+
+    Groups are drawn one by one with probability eta, the true coefficients with random direction.
+    Every draw depends on the seed and its number alone, not on how many are computed together.
+    Both heads are `w2s_jax.fit_ridge` in float64 without intercept, one head a draw; without
+    penalty the solution of least norm, which exists at any ratio.
+
+    Args:
+      problem: the problem; all its sizes are used.
+      eta_l: minority fraction of the labelled samples.
+      eta_u: of the unlabelled samples.
+      eta_t: of the test data, a number or an array.
+      num_draws: at least 2.
+      seed: of the data.
+      teacher_l2: penalty of (1/n) sum (y - f)^2 + l2 |theta|^2.
+      student_l2: the same of the student.
+      beta_norm: length of the true coefficients; matters with penalties only.
+      memory_budget: bytes that draws computed together may take; one draw is never split.
+
+    Returns:
+      `Simulation`.
+
+    Raises:
+      TheoryError: for values out of range.
+
+    >>> problem = GaussianProblem(10, 100, 400, [2.0], [[1.0]])  # a student without group feature
+    >>> found = simulate(problem, 0.1, 0.5, [0.0, 1.0], num_draws=20)
+    >>> found.gain.shape, bool((found.gain > 0).all())
+    ((2,), True)
+    """
+    if num_draws != int(num_draws) or num_draws < 2:
+        raise TheoryError(f"num_draws must be a whole number from 2 on, found {num_draws!r}")
+    settings = {"eta_l": eta_l, "eta_u": eta_u, "teacher_l2": teacher_l2, "student_l2": student_l2}
+    for name, value in {**settings, "beta_norm": beta_norm}.items():
+        if np.ndim(value):
+            raise TheoryError(f"{name} must be one number here, found shape {np.shape(value)}")
+    check_settings(eta_t=eta_t, beta_norm=beta_norm, **settings)
+    size = _batch(problem, num_draws, memory_budget)
+    size = math.ceil(num_draws / math.ceil(num_draws / size))  # batches alike: one program each
+    shape = np.shape(eta_t)
+    teachers, students = [], []
+    with jax.enable_x64(True):
+        test = jnp.asarray(eta_t, jnp.float64).reshape(-1)
+        root = jax.random.key(seed)
+        for start in range(0, num_draws, size):
+            numbers = jnp.arange(start, start + size)
+            keys = jax.vmap(lambda number: jax.random.split(jax.random.fold_in(root, number), 3))
+            keys = keys(numbers)
+            direction = jax.vmap(lambda key: jax.random.normal(key, (problem.d_z,), jnp.float64))
+            beta = direction(keys[:, 0])
+            beta = beta_norm * beta / jnp.linalg.norm(beta, axis=1, keepdims=True)
+            x, y = _labelled(problem, keys[:, 1], jnp.float64(eta_l), beta)
+            theta = _fit(x, y, teacher_l2, problem.p_T)
+            teachers.append(np.asarray(_risks(problem, theta, beta, test, "mu_T")))
+            x, y = _unlabelled(problem, keys[:, 2], jnp.float64(eta_u), theta)
+            theta = _fit(x, y, student_l2, problem.p_S)
+            students.append(np.asarray(_risks(problem, theta, beta, test, "mu_S")))
+    teacher, student = (
+        np.concatenate(own)[:num_draws].reshape(num_draws, *shape) for own in (teachers, students)
+    )
+    gain = teacher - student
+
+    def error(own: np.ndarray) -> np.ndarray:
+        return own.std(axis=0, ddof=1) / math.sqrt(num_draws)
+
+    return Simulation(
+        teacher.mean(axis=0),
+        student.mean(axis=0),
+        gain.mean(axis=0),
+        error(teacher),
+        error(student),
+        error(gain),
+        teacher,
+        student,
+    )
