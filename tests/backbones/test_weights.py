@@ -100,6 +100,26 @@ def test_wrong_number_of_axes():
         load(tensors)
 
 
+def test_parts_of_fused_tensors():
+    tensors = make_tensors()
+    weight, bias = tensors.pop("fc.weight"), tensors.pop("fc.bias")
+    tensors["both.weight"] = np.concatenate([weight + 1, weight])
+    tensors["both.bias"] = np.concatenate([bias + 1, bias])[None, :, None]
+    sources = SOURCES | {
+        "blocks.0.kernel": Source("both.weight", "linear", (1, 2)),
+        "blocks.0.bias": Source("both.bias", "squeeze"),
+    }
+    with pytest.raises(WeightsError, match=r"both\.bias \(4,\) instead of \(2,\)"):
+        load(tensors, sources)
+    tensors["both.bias"] = bias[None, :, None]
+    net = load(tensors, sources)
+    np.testing.assert_array_equal(net.blocks[0].kernel[...], weight.T)
+    np.testing.assert_array_equal(net.blocks[0].bias[...], bias)
+    tensors["both.weight"] = tensors["both.weight"][:-1]
+    with pytest.raises(WeightsError, match=r"both\.weight \(5, 3\) instead of \(5, 2\)"):
+        load(tensors, sources)
+
+
 def test_many_names_are_cut():
     with pytest.raises(WeightsError, match=r"7 missing tensors: bn\.bias, .*; 20 unexp.* and 12"):
         load({f"t{index}": np.zeros(1) for index in range(20)})

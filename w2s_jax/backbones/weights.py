@@ -35,14 +35,19 @@ class Source(NamedTuple):
     Attributes:
         name: Tensor name in the published file.
         layout: How that tensor lies against ours: `same`; `linear`, `[out, in]` against
-            `[in, out]`; `conv`, `[out, in, height, width]` against `[height, width, in, out]`.
+            `[in, out]`; `conv`, `[out, in, height, width]` against `[height, width, in, out]`;
+            `depthwise`, `[height, width, out, 1]` against `[height, width, 1, out]`; `squeeze`,
+            ours without the axes of length 1.
+        part: `(i, n)` where the parameter is the i-th of n equal parts along the tensor's first
+            axis, as in fused query, key and value matrices.
     """
 
     name: str
-    layout: Literal["same", "linear", "conv"] = "same"
+    layout: Literal["same", "linear", "conv", "depthwise", "squeeze"] = "same"
+    part: tuple[int, int] | None = None
 
 
-_AXES = {"same": None, "linear": (1, 0), "conv": (2, 3, 1, 0)}
+_AXES = {"linear": (1, 0), "conv": (2, 3, 1, 0), "depthwise": (0, 1, 3, 2)}
 
 
 def file_sha256(path: Path) -> str:
@@ -172,10 +177,7 @@ def load_weights(
         if target not in targets or source.name not in tensors:
             continue
         path, leaf = targets[target]
-        value = tensors[source.name]
-        axes = _AXES[source.layout]
-        if axes is not None and value.ndim == len(axes):
-            value = value.transpose(axes)
+        value = _in_our_layout(tensors[source.name], source)
         if value.shape != leaf.shape:
             misshaped.append(f"{source.name} {value.shape} instead of {leaf.shape}")
             continue
@@ -193,6 +195,19 @@ def load_weights(
             "Use the weights and config.json of one published model."
         )
     return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+def _in_our_layout(value: np.ndarray, source: Source) -> np.ndarray:
+    """The tensor as the network holds it; unchanged where its shape does not allow that."""
+    if source.part is not None:
+        index, count = source.part
+        size, rest = divmod(value.shape[0] if value.ndim else 0, count)
+        if rest == 0:
+            value = value[index * size : (index + 1) * size]
+    if source.layout == "squeeze":
+        return value.squeeze()
+    axes = _AXES.get(source.layout)
+    return value.transpose(axes) if axes is not None and value.ndim == len(axes) else value
 
 
 def _problem(what: str, names) -> str:
