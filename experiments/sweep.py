@@ -3,10 +3,15 @@
     python experiments/sweep.py --out=runs/demo --eta_u=0:0.5:6 --student_l2=0.01:1:3:log
 
 Every axis takes a comma list whose entries may be ranges start:stop:num or start:stop:num:log.
-Started again with the same --out, it computes only what is missing.
+Started again with the same --out, it computes only what is missing. A grid can be written as a file
+of flags, and any run be repeated from its own:
+
+    python experiments/sweep.py --flagfile=experiments/configs/embedded_10000.flags --out=runs/grid
+    python experiments/sweep.py --flagfile=runs/grid/flags.txt --out=runs/again --seeds=0:19:20
 """
 
 import dataclasses
+import sys
 from typing import Any
 
 import jax
@@ -41,6 +46,10 @@ flags.DEFINE_string("teacher_predictions", None, "file with predictions, in plac
 flags.DEFINE_float("eta_o", None, "what the word eta_o stands for; default the benchmark's own")
 flags.DEFINE_string("out", None, "run directory", required=True)
 flags.DEFINE_enum("join", "exact", ["exact", "inner"], "inner drops ids that one side lacks")
+flags.DEFINE_string(
+    "minority_cells", None, "label:attribute cells that are minority, such as 0:1,1:0, for arrays"
+)
+flags.DEFINE_enum("pool", None, ["train", "train+val"], "splits to draw from; default their own")
 flags.DEFINE_bool("dry_run", False, "print the plan and stop")
 flags.DEFINE_string(
     "memory_budget", None, "device memory for one batch of heads, such as 2GiB; default 40 % of it"
@@ -68,6 +77,17 @@ def axis_values() -> dict[str, Any]:
     return values
 
 
+def settings() -> str:
+    """All flags of this script that decide results, for ``--flagfile``."""
+    elsewhere = ("out", "dry_run", "distributed", "coordinator", "num_processes", "process_id")
+    own = FLAGS.get_key_flags_for_module(sys.argv[0])
+    return "".join(
+        f"{flag.serialize()}\n"
+        for flag in own
+        if flag.value is not None and flag.name not in elsewhere
+    )
+
+
 def main() -> None:
     """Parses the axes, runs the grid, prints where the rows are."""
     jax.config.update("jax_enable_x64", FLAGS.precision == "float64")
@@ -84,7 +104,9 @@ def main() -> None:
         **axis_values(),
     )
     budget = parse_bytes(FLAGS.memory_budget) if FLAGS.memory_budget else None
-    pairs = resolve_pairs(grid.pairs, FLAGS.join)
+    pairs = resolve_pairs(
+        grid.pairs, FLAGS.join, minority_cells=FLAGS.minority_cells, pool=FLAGS.pool
+    )
     if FLAGS.dry_run:
         plan = plan_grid(grid, pairs)
         print(f"{plan.describe()}\n{predict(plan, budget, FLAGS.precision).describe()}")
@@ -98,6 +120,7 @@ def main() -> None:
         dtype=FLAGS.precision,
         memory_budget=budget,
         collect=False,
+        notes={} if jax.process_index() else {"flags.txt": settings()},
     )
     _, rows, _ = count_rows(FLAGS.out)
     print(f"{rows} rows in {FLAGS.out}; next: python experiments/report.py --run={FLAGS.out}")

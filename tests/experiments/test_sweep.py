@@ -1,13 +1,16 @@
 """The sweep and report scripts as a shell runs them."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests.toy import toy_set
+from w2s_jax import read_rows
 
 SCRIPTS = Path(__file__).parent.parent.parent / "experiments"
 
@@ -49,6 +52,10 @@ def test_sweep_then_report(files, tmp_path):
     swept = script("sweep", out, pair, *SMALL)
     assert swept.stdout.startswith("8 rows in"), swept.stderr
     assert not swept.stderr
+    again = script("sweep", f"--flagfile={tmp_path}/run/flags.txt", f"--out={tmp_path}/again")
+    assert again.stdout.startswith("8 rows in"), again.stderr
+    expected = read_rows(tmp_path / "run")
+    pd.testing.assert_frame_equal(read_rows(tmp_path / "again"), expected, check_exact=True)
     reported = script("report", f"--run={tmp_path}/run")
     assert "page:" in reported.stdout, reported.stderr
     assert (tmp_path / "run" / "report" / "index.html").is_file()
@@ -83,3 +90,13 @@ def test_wrong_flags_end_in_one_line(flag, message, tmp_path):
     assert message in ended.stderr
     assert ended.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_configs_plan(tmp_path):
+    configs = sorted((SCRIPTS / "configs").glob("*.flags"))
+    assert configs
+    for config in configs:
+        rows = re.search(r"^# Rows: ([\d,]+)", config.read_text(), re.M)
+        planned = script("sweep", f"--flagfile={config}", f"--out={tmp_path}/run", "--dry_run")
+        assert rows
+        assert planned.stdout.startswith(rows[1].replace(",", "") + " configurations")

@@ -1,9 +1,10 @@
 import dataclasses
 
+import numpy as np
 import pytest
 
 from tests.toy import toy_set
-from w2s_jax.errors import DrawError, GridError
+from w2s_jax.errors import DrawError, FeatureError, GridError
 from w2s_jax.features import make_feature_set
 from w2s_jax.sweep import Config, Grid, parse_axis, plan_grid, resolve_pairs, run
 
@@ -219,3 +220,20 @@ def test_what_is_no_pair_at_all(pairs):
 def test_an_empty_list_of_configurations(sets):
     with pytest.raises(GridError, match="nothing to run"):
         run([], pairs=resolve_pairs([sets]))
+
+
+def test_arrays_get_their_minority_cells_and_pool_on_loading(tmp_path):
+    rng = np.random.default_rng(0)
+    labels, attributes = rng.integers(0, 3, 90), rng.integers(0, 2, 90)
+    split = np.tile(["train", "val", "test"], 30)
+    arrays = {"labels": labels, "attributes": attributes, "split": split}
+    for name in ("weak", "strong"):
+        x = rng.normal(size=(90, 4)).astype(np.float32)
+        np.savez(tmp_path / f"{name}.npz", features=x, **arrays)
+    entry = f"{tmp_path}/weak.npz:{tmp_path}/strong.npz"
+    with pytest.raises(FeatureError, match="minority"):
+        resolve_pairs([entry])
+    (pair,) = resolve_pairs([entry], minority_cells="0:1,1:0,2:0", pool="train+val").values()
+    expected = np.array([[False, True], [True, False], [True, False]])[labels, attributes]
+    assert pair.data.minority.sum() == expected.sum()
+    assert len(pair.data.pool_rows) == 60

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,22 +69,31 @@ class Pair:
         )
 
 
-def _load_side(side: Any, teacher: bool) -> Any:
+def _load_side(side: Any, teacher: bool, minority_cells: str | None, pool: str | None) -> Any:
     if isinstance(side, FeatureSet) or (teacher and isinstance(side, Predictions)):
         return side
     text = str(side)
     if teacher and text.startswith(PREDICTIONS_PREFIX):
         return load_predictions(text.removeprefix(PREDICTIONS_PREFIX))
-    return load_features(text)
+    of_arrays = Path(text).suffix in (".npz", ".npy")
+    return load_features(text, minority_cells=minority_cells if of_arrays else None, pool=pool)
 
 
-def resolve_pairs(entries: Iterable[Any], join: str = "exact") -> dict[str, Pair]:
+def resolve_pairs(
+    entries: Iterable[Any],
+    join: str = "exact",
+    *,
+    minority_cells: str | None = None,
+    pool: str | None = None,
+) -> dict[str, Pair]:
     """Loads, verifies and joins the pairs of a grid.
 
     Args:
         entries: each "teacher:student" or a tuple of two; a side is a shipped name, a path, a
             `FeatureSet`, or, for teachers, ``predictions=PATH`` or `Predictions`.
         join: "exact", or "inner" to keep the common ids only.
+        minority_cells: of sides that are files of arrays, see `load_features`; caches have theirs.
+        pool: splits to draw from, "train" or "train+val"; default each side's own.
 
     Returns:
         Pairs by name, in order.
@@ -104,7 +114,7 @@ def resolve_pairs(entries: Iterable[Any], join: str = "exact") -> dict[str, Pair
         for side, is_teacher in zip(sides, (True, False), strict=True):
             key = (id(side) if isinstance(side, FeatureSet | Predictions) else side, is_teacher)
             if key not in loaded:
-                loaded[key] = _load_side(side, is_teacher)
+                loaded[key] = _load_side(side, is_teacher, minority_cells, pool)
                 if isinstance(loaded[key], FeatureSet):
                     loaded[key].verify()
             both.append(loaded[key])

@@ -59,6 +59,7 @@ def run(
     dtype: DTypeLike = np.float32,
     memory_budget: int | None = None,
     collect: bool = True,
+    notes: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Trains all configurations of a grid and returns one long row per configuration and method.
 
@@ -77,6 +78,7 @@ def run(
             default 40 % of the device's memory.
         collect: with `out`, read all rows at the end; False returns an empty frame, for runs whose
             rows are too many for memory.
+        notes: texts to keep in `out`, by file name.
 
     Returns:
         A data frame; the README describes its columns.
@@ -101,6 +103,8 @@ def run(
     plan = own_share(plan, process)
     store = Store(out, fingerprints, _settings(grid, dtype), process)
     with store, Interruption() as interruption:
+        for name, text in (notes or {}).items():
+            store.note(name, text)
         total = plan.num_configs
         plan = _without(plan, store.keys(), fingerprints)
         watched = Progress(total, total - plan.num_configs)

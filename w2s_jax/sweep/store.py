@@ -155,8 +155,11 @@ class Store:
 
     def report(self, progress: dict[str, Any]) -> None:
         """Replaces ``progress.json``, for whoever watches the run."""
-        text = json.dumps(progress, indent=2)
-        write_atomically(self.path / f"progress{self._suffix}.json", text.encode())
+        self.note(f"progress{self._suffix}.json", json.dumps(progress, indent=2))
+
+    def note(self, name: str, text: str) -> None:
+        """Writes or replaces a file of the directory."""
+        write_atomically(self.path / name, text.encode())
 
 
 def _checksum(document: dict[str, Any]) -> str:
