@@ -51,9 +51,10 @@ def test_as_torch_computes_it(side, height, width):
         out = torch.nn.functional.interpolate(image, mode="bicubic", align_corners=False, **size)
         return out.permute(0, 2, 3, 1).reshape(-1, 8).numpy()
 
+    # torch computes the positions of samples in float32.
     found = resize_grid(jnp.asarray(table), height, width)
-    np.testing.assert_allclose(found, resized(size=(height, width)), rtol=0, atol=5e-6)
+    np.testing.assert_allclose(found, resized(size=(height, width)), rtol=0, atol=2e-5)
     # DINOv2's original code: an offset, so that the size comes out right in spite of rounding.
     factors = ((height + 0.1) / side, (width + 0.1) / side)
     found = resize_grid(jnp.asarray(table), height, width, offset=0.1)
-    np.testing.assert_allclose(found, resized(scale_factor=factors), rtol=0, atol=5e-6)
+    np.testing.assert_allclose(found, resized(scale_factor=factors), rtol=0, atol=2e-5)

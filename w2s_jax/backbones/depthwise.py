@@ -1,9 +1,9 @@
 """Depthwise convolution in the formulation that is fastest on the backend at hand.
 
-On a CPU, XLA runs a convolution with one group a channel through a general kernel, tens of times
-slower than other libraries. There it is a sum of shifted multiplies, one a tap of the kernel,
-which XLA fuses into a single pass whose innermost loop runs over the channels. Large activations
-go image by image, so that what the taps read again lies in the cache.
+On a CPU, XLA runs a convolution with one group a channel through a general kernel, 7 to 18 times
+slower (one core) than a sum of shifted multiplies, one a tap of the kernel, which XLA fuses into a
+single pass whose innermost loop runs over the channels. Large activations go image by image, so
+that what the taps read again lies in the cache.
 """
 
 import functools

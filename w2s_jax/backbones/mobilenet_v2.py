@@ -11,7 +11,7 @@ from w2s_jax.backbones.weights import Source
 UNUSED_TENSORS = (
     r".*\.num_batches_tracked",
     r"(classifier|classifier\.1)\.(weight|bias)",
-    r"(dense|predictions|optimizer_weights)\b.*",
+    r"(.*/)?(dense|predictions)/.*|optimizer_weights/.*",
 )
 
 # Expansion, channels, repeats, stride of the first; the paper's table 2.
