@@ -9,6 +9,7 @@ from w2s_jax.heads.training import Batch
 from w2s_jax.methods import METHODS, RoundInputs
 from w2s_jax.pipeline import StudentStage
 from w2s_jax.sweep import Grid, run
+from w2s_jax.sweep.planning import draw_request
 from w2s_jax.sweep.runner import _Runner
 
 GRID = {
@@ -37,10 +38,9 @@ def test_permuting_true_labels_and_groups_leaves_every_student_as_it_is(monkeypa
     # The same draw, but what is known of its unlabelled rows is shuffled before the students.
     original = _Runner._chunk
 
-    def shuffled(
-        self, chunk, pair, test, validation, student, teachers, used, probabilities, unlabelled
-    ):
-        data = pair.data
+    def shuffled(self, group, chunk, shared):
+        data = shared.pair.data
+        unlabelled = shared.draws[draw_request(chunk.configs[0])].unlabelled
         order = np.random.default_rng(0).permutation(len(unlabelled))
         labels, minority, groups = data.labels.copy(), data.minority.copy(), data.groups.copy()
         for array in (labels, minority, groups):
@@ -48,9 +48,7 @@ def test_permuting_true_labels_and_groups_leaves_every_student_as_it_is(monkeypa
         assert not np.array_equal(labels, data.labels)
         for name, array in (("labels", labels), ("minority", minority), ("groups", groups)):
             object.__setattr__(data, name, array)
-        return original(
-            self, chunk, pair, test, validation, student, teachers, used, probabilities, unlabelled
-        )
+        return original(self, group, chunk, shared)
 
     monkeypatch.setattr(_Runner, "_chunk", shuffled)
     again = run(Grid(pairs=(sets,), **GRID))

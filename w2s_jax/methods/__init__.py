@@ -6,10 +6,15 @@ from w2s_jax.errors import GridError
 from w2s_jax.methods.enhanced import ENHANCED
 from w2s_jax.methods.gradient import GradientStep
 from w2s_jax.methods.rounds import Fit, Method, RoundInputs, Train
+from w2s_jax.methods.selected import SELECTED
+from w2s_jax.methods.self_training import PRODUCT, SELF_TRAINING
 from w2s_jax.methods.trained import VANILLA_TRAINED
 from w2s_jax.methods.vanilla import VANILLA
 
-METHODS = {method.name: method for method in (VANILLA, ENHANCED, VANILLA_TRAINED)}
+METHODS = {
+    method.name: method
+    for method in (VANILLA, ENHANCED, *SELECTED, PRODUCT, SELF_TRAINING, VANILLA_TRAINED)
+}
 
 
 def get_method(name: str) -> Method:
