@@ -327,6 +327,6 @@ def test_other_values_and_sizes_compile_nothing(count_compilations):
     for n, h in ((121, 31), (118, 25), (127, 29)):
         fit(n, h)
     # Slices to h heads, and the end of a queue in lanes of a size that did not end one before.
-    small = {f"jit({name})" for name in ("_close", "_finish", "_from_prepared")}
+    small = {f"jit({name})" for name in ("_close", "_first", "_from_prepared")}
     assert set(count_compilations) <= small, count_compilations
     assert len(count_compilations) <= 2 * 3 + 1

@@ -153,14 +153,18 @@ def _set_up(
     )
 
 
-@functools.partial(jax.jit, static_argnames="num_heads")
-def _finish(solution: Solution, offset: Array, num_heads: int) -> Solution:
-    """Drops padding lanes, and gives absent classes their intercept and status."""
+@jax.jit
+def _finish(solution: Solution, offset: Array) -> Solution:
+    """Gives absent classes their intercept and status."""
     absent = jnp.any(offset != 0, axis=-1) & (solution.status == CONVERGED)
-    solution = solution._replace(
+    return solution._replace(
         params=solution.params.at[..., -1].add(offset),
         status=jnp.where(absent, ABSENT_CLASS, solution.status),
     )
+
+
+@functools.partial(jax.jit, static_argnames="num_heads")
+def _first(solution: Solution, num_heads: int) -> Solution:
     return jax.tree.map(lambda leaf: leaf[:num_heads], solution)
 
 
@@ -188,13 +192,15 @@ def fit_rows(
     weights may have a leading axis of 1, shared by all heads. Heads of equal number in `chains`
     differ in their penalty alone: where heads queue for lanes, each starts from the solution of a
     larger penalty. Heads beyond `num_heads` and rows beyond `num_rows` are padding, on which no
-    pass is spent. Heads beyond what `memory_budget` (bytes, see `FitCost`) holds run in turn.
-    Arrays on the host, or of bucket sizes, are padded without compiling anything.
+    pass is spent; such heads may be returned too, so that their number compiles nothing. Heads
+    beyond what `memory_budget` (bytes, see `FitCost`) holds run in turn. Arrays on the host, or of
+    bucket sizes, are padded without compiling anything.
 
     Returns:
       A `Solution`; its last parameter along p is the intercept, offsets of absent classes included.
     """
     dtype = prepared.x.dtype
+    padded_by_caller = num_heads is not None
     num_heads = len(l2) if num_heads is None else num_heads
     cost = FitCost(
         num_rows=len(rows),
@@ -264,4 +270,5 @@ def fit_rows(
         atol=float(jnp.finfo(dtype).eps) * 1e-2 if atol is None else atol,
         max_iterations=max_iterations,
     )
-    return _finish(solution, problem.offset, num_heads)
+    solution = _finish(solution, problem.offset)
+    return solution if padded_by_caller else _first(solution, num_heads)
