@@ -254,9 +254,10 @@ class Pool:
 
     def _ranks(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Rank of every pool row within its cell, and the pool rows in draw order."""
-        if self._last_ranks is None or self._last_ranks[0] != seed:
-            self._last_ranks = (seed, self._rank(seed))
-        return self._last_ranks[1]
+        last = self._last_ranks  # another thread may draw from the same pool
+        if last is None or last[0] != seed:
+            last = self._last_ranks = (seed, self._rank(seed))
+        return last[1]
 
     def _rank(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         own = _mix(self._id_hash, seed)

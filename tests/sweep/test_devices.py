@@ -1,9 +1,11 @@
 """The same grid on several devices and on several processes gives the same rows, bit for bit."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -91,7 +93,7 @@ def test_two_processes_share_the_work_and_one_that_died_is_made_up_for(single, t
     out, address = tmp_path / "run", f"localhost:{free_port()}"
     both = [start(out, single / "cache", 2, address, str(i)) for i in range(2)]
     while both[1].poll() is None and len(list(out.glob("rows/*.parquet"))) < 3:
-        pass
+        time.sleep(0.02)
     both[1].kill()
     for process in both:
         process.communicate()
@@ -100,6 +102,11 @@ def test_two_processes_share_the_work_and_one_that_died_is_made_up_for(single, t
     assert len(some) < len(expected)
     address = f"localhost:{free_port()}"
     both = [start(out, single / "cache", 2, address, str(i)) for i in range(2)]
-    assert sum(map(end, both)) >= 1  # what was on disk was not computed again
+    assert sum(map(end, both)) >= 1
+    before = [
+        json.loads((out / f"progress{suffix}.json").read_text())["rows_before"]
+        for suffix in ("", "-1")
+    ]
+    assert sum(before) == len(some)  # none of them was computed again
     pd.testing.assert_frame_equal(read_rows(out), expected, check_exact=True)
     assert verify_run(out) == []

@@ -86,6 +86,43 @@ def test_an_edited_manifest_is_refused(sets, copy):
         run(Grid(pairs=(sets,), seeds=0, **SMALL), out=copy)
 
 
+def test_a_lost_manifest_is_made_anew_from_the_rows(sets, whole, copy):
+    (copy / "sweep.json").unlink()
+    parts = {p: p.stat().st_mtime_ns for p in (copy / "rows").iterdir()}
+    again = run(Grid(pairs=(sets,), seeds=(0, 1), **SMALL), out=copy)
+    pd.testing.assert_frame_equal(again, read_rows(whole), check_exact=True)
+    assert {p: p.stat().st_mtime_ns for p in (copy / "rows").iterdir()} == parts
+    (copy / "sweep.json").unlink()
+    changed = sets[0], toy_set("strong", signal=1.3, seed=2)
+    with pytest.raises(StoreError, match="other features"):
+        run(Grid(pairs=(changed,), seeds=0, **SMALL), out=copy)
+
+
+def test_a_disk_that_fails_to_read_is_no_damage(sets, copy, monkeypatch):
+    def fails(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fails)
+        with pytest.raises(StoreError, match=r"cannot read .* Input/output error; try again"):
+            run(Grid(pairs=(sets,), seeds=(0, 1), **SMALL), out=copy)
+    assert count_rows(copy) == (4, 8, 0)
+
+
+def test_rows_of_another_schema_are_not_mixed_in(sets, copy, monkeypatch):
+    monkeypatch.setattr("w2s_jax.sweep.store.SCHEMA_VERSION", 2)
+    with pytest.raises(StoreError, match="holds rows of schema 1, this w2s_jax computes schema 2"):
+        run(Grid(pairs=(sets,), seeds=0, **SMALL), out=copy)
+
+
+def test_one_process_alone_and_several_exclude_each_other(sets, copy):
+    member = Lock(copy, shared=True)
+    Lock(copy, shared=True).release()
+    with pytest.raises(StoreError, match="in use"):
+        run(Grid(pairs=(sets,), seeds=7, **SMALL), out=copy)
+    member.release()
+
+
 def test_a_row_that_is_not_what_its_key_says_is_a_defect(copy):
     from w2s_jax.sweep.parts import write_part
 

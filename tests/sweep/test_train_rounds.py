@@ -172,8 +172,10 @@ def test_rows_without_the_newer_columns_are_read_and_added_to(sets, tmp_path):
     grid = Grid(pairs=(sets,), **{**COMMON, "seeds": 0, "methods": "enhanced"})
     run(grid, out=tmp_path)
     newer = ["num_steps", "learning_rate", "batch_size", "patience", "optimizer"]
-    for part in (tmp_path / "rows").glob("*.parquet"):
-        pd.read_parquet(part).drop(columns=newer).to_parquet(part)
+    for number, part in enumerate(sorted((tmp_path / "rows").glob("*.parquet"))):
+        rows = pd.read_parquet(part).drop(columns=newer)
+        part.unlink()
+        rows.to_parquet(part.with_name(f"{number:024}.parquet"))  # as format 1 named them
     old = read_rows(tmp_path)
     assert len(old) == 4
     assert not set(newer) & set(old)

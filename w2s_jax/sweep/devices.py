@@ -11,7 +11,11 @@ import jax
 T = TypeVar("T")
 
 
-def on_devices(work: Sequence[Callable[[], T]], devices: Sequence[Any]) -> Iterator[T]:
+def on_devices(
+    work: Sequence[Callable[[], T]],
+    devices: Sequence[Any],
+    stopping: Callable[[], bool] = lambda: False,
+) -> Iterator[T]:
     """Runs pieces of work, each wholly on one device, and yields results as they are ready.
 
     A thread a device waits for it; arrays that a piece makes lie on its device by default. At most
@@ -20,13 +24,16 @@ def on_devices(work: Sequence[Callable[[], T]], devices: Sequence[Any]) -> Itera
     Args:
         work: the pieces, started in this order.
         devices: of this process; with a single one the pieces run in the caller's thread.
+        stopping: once true, no further piece is started; those that run are waited for.
 
     Raises:
-        Exception: what a piece raises; no further piece is started then.
+        Exception: what a piece raises, after the results of those that ran beside it.
     """
     devices = devices[: len(work)]
     if len(devices) <= 1:
         for piece in work:
+            if stopping():
+                return
             yield piece()
         return
     # Settings of a context belong to its thread.
@@ -45,14 +52,19 @@ def on_devices(work: Sequence[Callable[[], T]], devices: Sequence[Any]) -> Itera
 
     waiting = collections.deque(work)
     running: set[Future[T]] = set()
-    with ThreadPoolExecutor(len(devices)) as threads:
-        try:
-            while waiting or running:
-                while waiting and len(running) < len(devices):
-                    running.add(threads.submit(on_a_free_device, waiting.popleft()))
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for finished in sorted(done, key=lambda f: f.exception() is not None):
+    failure: BaseException | None = None
+    threads = ThreadPoolExecutor(len(devices))
+    try:
+        while running or (waiting and not stopping() and failure is None):
+            while waiting and len(running) < len(devices) and not stopping() and failure is None:
+                running.add(threads.submit(on_a_free_device, waiting.popleft()))
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for finished in done:
+                if finished.exception() is None:
                     yield finished.result()
-        finally:
-            for future in running:
-                future.cancel()
+                else:
+                    failure = failure or finished.exception()
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+    if failure is not None:
+        raise failure

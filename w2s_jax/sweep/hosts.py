@@ -12,6 +12,8 @@ import jax
 from w2s_jax.errors import GridError
 from w2s_jax.sweep.planning import Plan
 
+_MONTH = 30 * 24 * 3600
+
 
 @dataclasses.dataclass(frozen=True)
 class Process:
@@ -24,6 +26,11 @@ class Process:
 
     index: int
     count: int
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is no other."""
+        return self.count == 1
 
     def suffix(self) -> str:
         """What its own files in a run directory end with; nothing for the first."""
@@ -58,11 +65,16 @@ def join(
                 "numbered from 0"
             )
     try:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        # Signals are the run's own, and no process has to wait for the others' share at the end.
+        jax.config.update("jax_enable_preemption_service", False)
+        jax.distributed.initialize(
+            coordinator, num_processes, process_id, shutdown_timeout_seconds=_MONTH
+        )
     except (RuntimeError, ValueError) as error:
         raise GridError(
             f"the processes of this run did not come together ({error}); check the coordinator's "
-            "address and that all of them were started"
+            "address and that all of them were started, or, where no cluster tells who they are, "
+            "give coordinator, num_processes and process_id"
         ) from error
 
 

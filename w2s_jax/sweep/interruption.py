@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM wait for the commit that is under way."""
 
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import Any
@@ -34,11 +35,16 @@ class Interruption:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._signal = number
+        sys.stderr.write("stopping after what is under way; once more gives it up\n")
         for other, handler in self._previous.items():
             signal.signal(other, handler)
 
+    def noted(self) -> bool:
+        """Whether a signal has come."""
+        return self._signal is not None
+
     def check(self, done: str) -> None:
-        """Ends the run after a commit, if a signal has come.
+        """Ends the run after the last commit, if a signal has come.
 
         Args:
             done: what has been done, for the message.

@@ -1,5 +1,6 @@
 """One writer for a run directory: the second process refuses to start, whatever became of it."""
 
+import contextlib
 import json
 import os
 import socket
@@ -20,11 +21,16 @@ class Lock:
     Where the file system has no locks, a warning says so and the run goes on; rows that two
     processes wrote there still count once.
 
+    Args:
+        folder: where the file lies.
+        name: of the file.
+        shared: whether others may hold it too, if they share it.
+
     Raises:
         StoreError: while another process holds it; it says which.
     """
 
-    def __init__(self, folder: Path, name: str = LOCK):
+    def __init__(self, folder: Path, name: str = LOCK, *, shared: bool = False):
         self._file: IO[str] | None = None
         try:
             import fcntl
@@ -38,7 +44,8 @@ class Lock:
                 f"cannot write {path}: {error.strerror}; choose another --out"
             ) from error
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(self._file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = self._holder()
             self.release()
@@ -48,11 +55,13 @@ class Lock:
         except OSError as error:
             logging.warning("%s cannot be locked (%s): start one process only", folder, error)
             return
-        self._file.seek(0)
-        self._file.truncate()
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, self._file)
-        self._file.flush()
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+        with contextlib.suppress(OSError):  # only a courtesy to the next one
+            self._file.seek(0)
+            self._file.truncate()
+            self._file.write(json.dumps(holder))
+            self._file.flush()
 
     def _holder(self) -> str:
         assert self._file is not None
@@ -66,5 +75,6 @@ class Lock:
     def release(self) -> None:
         """Lets others write; the file stays."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):
+                self._file.close()
             self._file = None

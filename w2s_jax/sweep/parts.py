@@ -4,6 +4,8 @@ A part of rows is named by the hash of its content, so that one that lost its en
 tells by its name. Parts of format 1 have shorter names, by their keys, and are only parsed.
 """
 
+import contextlib
+import errno
 import hashlib
 import io
 import os
@@ -16,6 +18,10 @@ from w2s_jax.errors import StoreError
 
 _HASH_BYTES = 16
 DAMAGED = ".damaged"
+
+
+class DamagedPart(StoreError):
+    """A part whose content is not what was written."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -33,7 +39,8 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise StoreError(
             f"cannot write {path}: {error.strerror}; rows written before are safe, free the "
             "disk or choose another --out and start the same command again"
@@ -47,6 +54,9 @@ def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems sync no folders
+            raise
     finally:
         os.close(descriptor)
 
@@ -79,18 +89,26 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """The rows of one part, after comparing its content with its name.
 
     Raises:
-        StoreError: where the part is damaged or cannot be read.
+        FileNotFoundError: where it is gone.
+        DamagedPart: where its content is not what was written.
+        StoreError: where it cannot be read at all.
     """
     import pyarrow as pa
 
-    advice = "start the same sweep again, which sets it aside and computes its rows anew"
     try:
         data = path.read_bytes()
-        if len(path.stem) == 2 * _HASH_BYTES and content_hash(data) != path.stem:
-            raise StoreError(f"{path} is damaged: its content does not match its name; {advice}")
-        return pd.read_parquet(io.BytesIO(data), columns=None if columns is None else list(columns))
-    except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"{path} cannot be read ({type(error).__name__}); {advice}") from error
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}; try again when it can") from error
+    advice = "start the same sweep again, which sets it aside and computes its rows anew"
+    if len(path.stem) == 2 * _HASH_BYTES and content_hash(data) != path.stem:
+        raise DamagedPart(f"{path} is damaged: its content does not match its name; {advice}")
+    names = None if columns is None else list(columns)
+    try:
+        return pd.read_parquet(io.BytesIO(data), columns=names)
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
+        raise DamagedPart(f"{path} is damaged ({type(error).__name__}); {advice}") from error
 
 
 def set_aside(path: Path) -> Path:
@@ -98,6 +116,8 @@ def set_aside(path: Path) -> Path:
     aside = path.with_name(path.name + DAMAGED)
     try:
         os.replace(path, aside)
+    except FileNotFoundError:
+        return aside  # another process was faster
     except OSError as error:
         raise StoreError(
             f"{path} is damaged and cannot be set aside: {error.strerror}; move it away and "

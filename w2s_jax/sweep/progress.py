@@ -33,6 +33,6 @@ class Progress:
             "rows_before": self._before,
             "started": self._started,
             "updated": now,
-            "rows_per_second": rate,
+            "rows_per_second": rate if self.done > self._before else None,
             "seconds_left": left / rate if rate else None,
         }

@@ -1,11 +1,10 @@
 """Runs a grid: plans its stages, fits every distinct head once, and returns long result rows."""
 
-import collections
 import dataclasses
 import functools
 import hashlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,7 +77,7 @@ def run(
             default 40 % of the device's memory.
         collect: with `out`, read all rows at the end; False returns an empty frame, for runs whose
             rows are too many for memory.
-        notes: texts to keep in `out`, by file name.
+        notes: texts to keep in `out`, by file name; another text gets a number.
 
     Returns:
         A data frame; the README describes its columns.
@@ -104,19 +103,22 @@ def run(
     store = Store(out, fingerprints, _settings(grid, dtype), process)
     with store, Interruption() as interruption:
         for name, text in (notes or {}).items():
-            store.note(name, text)
+            store.keep(name, text)
         total = plan.num_configs
         plan = _without(plan, store.keys(), fingerprints)
         watched = Progress(total, total - plan.num_configs)
         with _bar(sum(plan.heads.values()), progress) as bar:
-            for rows in _Runner(plan, np.dtype(dtype), memory_budget, bar).chunks():
+            runner = _Runner(plan, np.dtype(dtype), memory_budget, bar)
+            for rows in runner.chunks(interruption.noted):
                 store.add(rows)
                 watched.add(len(rows))
                 store.report(watched.document())
-                if watched.done < total:
-                    interruption.check(f"{watched.done} of {total} rows")
+        if watched.done < total:
+            interruption.check(f"{watched.done} of {total} rows")
         store.report(watched.document())
-        return read_rows(store.path) if collect else pd.DataFrame()
+        if not collect or not store.has_rows():
+            return pd.DataFrame()
+        return read_rows(store.path)
 
 
 def _settings(grid: Grid | Sequence[Config], dtype: DTypeLike) -> dict[str, Any]:
@@ -213,16 +215,17 @@ class _Runner:
         self._labelled: dict[tuple[str, tuple[tuple[bytes, bytes], ...]], Heads] = {}
         self._pool = functools.cache(lambda name, prior: plan.pairs[name].pool(prior))
         self._shared: dict[int, tuple[_Shared, int]] = {}
-        self._locks = collections.defaultdict[Any, Any](threading.RLock)
+        self._locks = [threading.RLock() for _ in plan.groups]
+        self._guard = threading.RLock()
 
-    def chunks(self) -> Iterator[pd.DataFrame]:
-        """Yields the result rows of every chunk, as they are ready."""
+    def chunks(self, stopping: Callable[[], bool] = lambda: False) -> Iterator[pd.DataFrame]:
+        """Yields the result rows of every chunk, as they are ready, until `stopping`."""
         work = [
             functools.partial(self._rows_of, number, chunk)
             for number, group in enumerate(self._plan.groups)
             for chunk in group.chunks
         ]
-        yield from on_devices(work, jax.local_devices())
+        yield from on_devices(work, jax.local_devices(), stopping)
 
     def _rows_of(self, number: int, chunk: Chunk) -> pd.DataFrame:
         group = self._plan.groups[number]
@@ -238,9 +241,13 @@ class _Runner:
                 del self._shared[number]
         return rows
 
+    def _count(self, heads: int) -> None:
+        with self._guard:
+            self._bar.update(heads)
+
     def _side(self, pair: Pair, scaling: str, teacher: bool) -> _Side:
         """Prepared features on the device that this thread works for."""
-        with self._locks["sides"]:
+        with self._guard:
             side = self._prepare_side(pair, scaling, teacher)
             device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
             if device is None:
@@ -327,7 +334,7 @@ class _Runner:
         heads = self._fit_labelled(side, data.labels, tasks, num_classes)
         order = [(rows, l2) for rows, task in zip(by_rows, tasks, strict=True) for l2 in task.l2]
         place = {entry: i for i, entry in enumerate(order)}
-        self._bar.update(len(order))
+        self._count(len(order))
         scores = self._score(side, heads, data.labels, test, validation)
         return scores, {key: place[(key[:2], key[3])] for key in group.teachers}
 
@@ -392,7 +399,7 @@ class _Runner:
             own_right = None if right is None else right[request.teacher]
             columns |= kept_columns(result.kept, result.index, own_right, minority)
             frames.append(assemble(configs, pair, test, columns))
-        self._bar.update(stage.num_fitted + (0 if ceilings is None else len(chunk.student_l2)))
+        self._count(stage.num_fitted + (0 if ceilings is None else len(chunk.student_l2)))
         return pd.concat(frames, ignore_index=True)
 
 

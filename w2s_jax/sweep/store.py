@@ -1,6 +1,7 @@
 """Result rows on disk: Parquet parts beside a ``sweep.json`` that pins what they belong to."""
 
 import hashlib
+import itertools
 import json
 import platform
 import time
@@ -16,13 +17,22 @@ from w2s_jax.sweep.axes import METHOD_NUMBERS
 from w2s_jax.sweep.grid import SCHEMA_VERSION
 from w2s_jax.sweep.hosts import Process
 from w2s_jax.sweep.lock import LOCK, Lock
-from w2s_jax.sweep.parts import part_files, read_part, set_aside, write_atomically, write_part
+from w2s_jax.sweep.parts import (
+    DAMAGED,
+    DamagedPart,
+    part_files,
+    read_part,
+    set_aside,
+    write_atomically,
+    write_part,
+)
 from w2s_jax.version import __version__
 
 FORMAT_VERSION = 2
 ALONE = Process(0, 1)
 # Seconds for which processes wait for the first one.
 _PATIENCE = 120
+_ANEW = "move it away and start the same command again, which makes it anew from the rows"
 
 
 def _pinned(fingerprints: dict[str, tuple[str, str]]) -> dict[str, Any]:
@@ -58,33 +68,48 @@ class Store:
         self._rows = self.path / "rows"
         if self.path.exists() and not self.path.is_dir():
             raise StoreError(f"{self.path} is a file; give a directory for the results")
-        if self.path.exists() and not (self.path / "sweep.json").exists():
-            if not _is_untouched(self.path):
-                raise StoreError(
-                    f"{self.path} is not empty and holds no sweep; choose another --out"
-                )
+        if not _may_be_a_run(self.path):
+            raise StoreError(f"{self.path} is not empty and holds no sweep; choose another --out")
         try:
             self._rows.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"cannot make {self._rows}: {error.strerror}") from error
+            raise StoreError(
+                f"cannot make {self._rows}: {error.strerror}; choose another --out"
+            ) from error
         self._suffix = process.suffix()
-        self._lock = Lock(self.path, LOCK + self._suffix)
+        # One process alone excludes all others; those of one run exclude their doubles.
+        self._locks = [Lock(self.path, shared=not process.alone)]
         try:
+            if not process.alone:
+                self._locks.append(Lock(self.path, f"{LOCK}-{process.index}"))
             if process.index:
                 self._await(_pinned(fingerprints), settings)
             else:
                 self._pin(*self._merged(_pinned(fingerprints), settings))
         except StoreError:
-            self._lock.release()
+            self.close()
             raise
+
+    def close(self) -> None:
+        """Lets other processes write."""
+        for lock in self._locks:
+            lock.release()
 
     def _merged(
         self, pairs: dict[str, Any], settings: dict[str, Any]
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Pairs and runs of the store with this run's, if they agree."""
-        if not (self.path / "sweep.json").exists():
-            return pairs, [settings]
-        manifest = read_manifest(self.path)
+        if (self.path / "sweep.json").exists():
+            manifest = read_manifest(self.path)
+        else:
+            manifest = _manifest_of_rows(self._rows)
+        version = manifest["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.path} holds rows of schema {version}, this w2s_jax computes schema "
+                f"{SCHEMA_VERSION}, whose settings or heads mean something else; choose another "
+                "--out, or go on with the version that wrote it"
+            )
         for name, old in manifest["pairs"].items():
             if name in pairs and pairs[name] != old:
                 raise StoreError(
@@ -92,7 +117,8 @@ class Store:
                     f"{_short(old)}, now {_short(pairs[name])}; choose another --out, or "
                     "restore the feature files"
                 )
-        stored = {old.get("dtype") for old in manifest["runs"]} - {settings.get("dtype")}
+        stored = {old["dtype"] for old in manifest["runs"] if "dtype" in old}
+        stored -= {settings.get("dtype")}
         if stored:
             raise StoreError(
                 f"{self.path} holds results in {stored.pop()}, this run is in "
@@ -133,7 +159,11 @@ class Store:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        self.close()
+
+    def has_rows(self) -> bool:
+        """Whether any row is there."""
+        return bool(part_files(self._rows))
 
     def keys(self) -> set[str]:
         """Keys of all rows that are there; a damaged part is set aside, and its rows are not."""
@@ -141,7 +171,9 @@ class Store:
         for part in part_files(self._rows):
             try:
                 found.update(read_part(part, ["key"])["key"])
-            except StoreError:
+            except FileNotFoundError:
+                continue  # another process has set it aside
+            except DamagedPart:
                 logging.warning(
                     "%s is damaged; it is now %s, and its rows are computed anew",
                     part,
@@ -161,6 +193,17 @@ class Store:
         """Writes or replaces a file of the directory."""
         write_atomically(self.path / name, text.encode())
 
+    def keep(self, name: str, text: str) -> None:
+        """Writes a file of the directory; under a numbered name where there is another one."""
+        stem, _, suffix = name.partition(".")
+        for number in itertools.count(1):
+            path = self.path / (name if number == 1 else f"{stem}-{number}.{suffix}")
+            if not path.exists():
+                write_atomically(path, text.encode())
+                return
+            if path.read_bytes() == text.encode():
+                return
+
 
 def _checksum(document: dict[str, Any]) -> str:
     """Of a manifest without the checksum itself."""
@@ -168,14 +211,39 @@ def _checksum(document: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _is_untouched(path: Path) -> bool:
-    """Whether a directory is empty, or all that a start which could not write left in it."""
-    return all(
-        (entry.name == "rows" and entry.is_dir() and not any(entry.iterdir()))
-        or entry.name.startswith(LOCK)
-        or (entry.name.startswith(".sweep.json.") and entry.name.endswith(".tmp"))
-        for entry in path.iterdir()
+def _may_be_a_run(path: Path) -> bool:
+    """Whether a directory is a run's, or holds nothing but what a run, or its start, leaves."""
+    if not path.exists():
+        return True
+    entries = list(path.iterdir())
+    own = (LOCK, ".sweep.json.", ".progress", "progress", "flags")
+    return any(entry.name == "sweep.json" for entry in entries) or all(
+        (entry.name == "rows" and entry.is_dir() and _holds_parts_only(entry))
+        or entry.name.startswith(own)
+        for entry in entries
     )
+
+
+def _holds_parts_only(folder: Path) -> bool:
+    return all(
+        entry.name.endswith((".parquet", f".parquet{DAMAGED}", ".tmp"))
+        for entry in folder.iterdir()
+    )
+
+
+def _manifest_of_rows(folder: Path) -> dict[str, Any]:
+    """What a lost sweep.json said, as far as the rows know it."""
+    names = ["pair", "teacher_fingerprint", "student_fingerprint", "schema_version"]
+    pairs, versions = {}, {SCHEMA_VERSION}
+    for part in part_files(folder):
+        try:
+            rows = read_part(part, names).drop_duplicates()
+        except (DamagedPart, FileNotFoundError):
+            continue
+        for pair, teacher, student, version in rows.itertuples(index=False):
+            pairs[str(pair)] = {"teacher": str(teacher), "student": str(student)}
+            versions.add(int(version))
+    return {"pairs": pairs, "runs": [], "schema_version": max(versions)}
 
 
 def _short(pinned: dict[str, str]) -> str:
@@ -198,15 +266,14 @@ def read_manifest(run: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise StoreError(f"{run} holds no sweep (no sweep.json); give a run directory") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} is damaged ({type(error).__name__}); restore it") from error
+        raise StoreError(f"{path} is damaged ({type(error).__name__}); {_ANEW}") from error
     if version > FORMAT_VERSION:
         raise StoreError(
             f"{path} has format {version}, this w2s_jax reads up to {FORMAT_VERSION}; upgrade"
         )
     if version > 1 and document.get("checksum") != _checksum(document):
         raise StoreError(
-            f"{path} does not match its own checksum: it was edited or damaged; restore it, or "
-            "choose another --out"
+            f"{path} does not match its own checksum: it was edited or damaged; {_ANEW}"
         )
     return document
 

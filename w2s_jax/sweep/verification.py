@@ -17,7 +17,7 @@ def verify_run(run: str | Path) -> list[str]:
 
     Returns:
         One line for each defect; none where all is well. Parts that an earlier run has set aside
-        are no defects.
+        are no defects, nor are rows that are not there: the same sweep computes them.
 
     Raises:
         StoreError: if the directory holds no sweep that can be read at all.
@@ -27,7 +27,7 @@ def verify_run(run: str | Path) -> list[str]:
     for part in part_files(Path(run) / "rows"):
         try:
             rows = read_part(part)
-        except StoreError as error:
+        except (StoreError, FileNotFoundError) as error:
             defects.append(str(error))
             continue
         for row in rows.to_dict("records"):
