@@ -8,7 +8,7 @@ from tests.theory.problems import random_problem
 from tests.theory.reference import Reference
 from w2s_jax.theory import GaussianProblem, TheoryError, mixture_parts, risks
 from w2s_jax.theory.integration import gaussian_points
-from w2s_jax.theory.mixture import mixture_moments, second_moment
+from w2s_jax.theory.mixture import inverse_second_moment, mixture_moments, second_moment
 from w2s_jax.theory.proportional import proportional_moments
 
 SIZES = [(1, 1), (1, 3), (3, 1), (2, 2), (4, 3), (6, 5)]
@@ -95,6 +95,16 @@ def test_parts_of_the_closed_form_add_up_to_the_mixture(p_T, p_S, eta_l, eta_u, 
     student = parts.constant + parts.student_shift + parts.student_spread
     np.testing.assert_allclose(scale * teacher, found.teacher, rtol=1e-10)
     np.testing.assert_allclose(scale * student, found.student, rtol=1e-10)
+
+
+@pytest.mark.parametrize("between_groups", [0.0, 1.0])
+def test_inverse_of_the_second_moment(between_groups):
+    problem = random_problem(1, 4, 1)
+    with jax.enable_x64(True):
+        mu, sigma_xi = jax.numpy.asarray(problem.mu_T), problem.sigma_xi
+        moment = second_moment(0.3, mu, sigma_xi, between_groups)
+        inverse = inverse_second_moment(0.3, mu, sigma_xi, between_groups)
+    np.testing.assert_allclose(np.asarray(inverse), np.linalg.inv(moment), rtol=1e-10, atol=1e-12)
 
 
 def test_closed_form_drops_the_variance_between_groups_as_the_published_one_does():

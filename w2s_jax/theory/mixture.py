@@ -45,6 +45,29 @@ def cross_moment(
     return jnp.concatenate([top, jnp.concatenate([eta * mu_S[:, None], block], axis=1)])
 
 
+def inverse_second_moment(
+    eta: Array | float,
+    mu: Float[Array, " k"],
+    sigma_xi: Array | float,
+    between_groups: float = 1.0,
+) -> Float[Array, "p p"]:
+    """A(eta)^{-1} in closed form: its Schur complement is sigma_xi^2 I + kappa mu mu'."""
+    inverse = inverse_spread(between_groups * eta * (1 - eta), mu, sigma_xi)
+    side = -eta * (inverse @ mu)
+    corner = 1 - eta * (mu @ side)
+    top = jnp.concatenate([corner[None], side])[None]
+    return jnp.concatenate([top, jnp.concatenate([side[:, None], inverse], axis=1)])
+
+
+def inverse_spread(
+    kappa: Array | float, mu: Float[Array, " k"], sigma_xi: Array | float
+) -> Float[Array, "k k"]:
+    """(sigma_xi^2 I + kappa mu mu')^{-1}."""
+    within = sigma_xi**2
+    share = kappa / (within + kappa * jnp.sum(mu**2))
+    return (jnp.eye(len(mu)) - share * jnp.outer(mu, mu)) / within
+
+
 def mixture_moments(
     reduced: Reduced,
     eta_l: Array | float,
@@ -60,11 +83,9 @@ def mixture_moments(
       between_groups: 0 leaves the variance between groups out.
     """
     gamma, _, sigma_y, sigma_xi, mu_T, mu_S, Xi = reduced
-    labelled = second_moment(eta_l, mu_T, sigma_xi, between_groups)
-    unlabelled = second_moment(eta_u, mu_S, sigma_xi, between_groups)
     cross = cross_moment(eta_u, mu_S, mu_T, Xi.T, sigma_xi, between_groups)
-    B = jnp.linalg.solve(unlabelled, cross)
-    teacher = sigma_y**2 * gamma * jnp.linalg.inv(labelled)
+    B = inverse_second_moment(eta_u, mu_S, sigma_xi, between_groups) @ cross
+    teacher = sigma_y**2 * gamma * inverse_second_moment(eta_l, mu_T, sigma_xi, between_groups)
     return teacher, B @ teacher @ B.T
 
 
@@ -120,13 +141,13 @@ def mixture_parts(
     rho = between / (within + between)
     b = Xi @ mu_S
     m = (eta_t - eta_l) * a - (1 - rho) * (eta_t - eta_u) * (a - b)
-    Sigma = spread(a, eta_l)
+    inverse = inverse_spread(kappa(eta_l), a, sigma_xi)
     cross = within * Xi.T + kappa(eta_u) * jnp.outer(mu_S, a)
-    K = jnp.linalg.solve(spread(mu_S, eta_u), cross)
+    K = inverse_spread(kappa(eta_u), mu_S, sigma_xi) @ cross
     return RiskParts(
         jnp.ones(()),
-        (eta_t - eta_l) ** 2 * (a @ jnp.linalg.solve(Sigma, a)),
-        jnp.trace(jnp.linalg.solve(Sigma, spread(a, eta_t))),
-        m @ jnp.linalg.solve(Sigma, m),
-        jnp.trace(jnp.linalg.solve(Sigma, K.T @ spread(mu_S, eta_t) @ K)),
+        (eta_t - eta_l) ** 2 * (a @ inverse @ a),
+        jnp.trace(inverse @ spread(a, eta_t)),
+        m @ inverse @ m,
+        jnp.trace(inverse @ K.T @ spread(mu_S, eta_t) @ K),
     )

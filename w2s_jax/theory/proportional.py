@@ -38,7 +38,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Bool, Float, Int
 
 from w2s_jax.theory.integration import mixture_features, mixture_weights
@@ -114,7 +113,18 @@ def _mean(rows: _Rows, values: Float[Array, " m"]) -> Float[Array, "p p"]:
 
 
 def _positive_solve(matrix: Float[Array, "q q"], right: Float[Array, "q k"]) -> Float[Array, "q k"]:
-    return cho_solve(cho_factor(matrix, lower=True), right)
+    """Gauss-Jordan elimination, which positive matrices let go without pivots.
+
+    Not LAPACK: where a program runs two batched calls of it at once, jaxlib (seen in 0.10.2) waits
+    for a thread pool from within the pool, for ever on two cores.
+    """
+    q = len(matrix)
+
+    def eliminate(k: Array, table: Array) -> Array:
+        row = table[k] / table[k, k]
+        return (table - jnp.outer(table[:, k], row)).at[k].set(row)
+
+    return jax.lax.fori_loop(0, q, eliminate, jnp.concatenate([matrix, right], axis=1))[:, q:]
 
 
 def _linearise(rows: _Rows, N: Float[Array, "p p"], ratio: Array) -> tuple[Array, Array]:
