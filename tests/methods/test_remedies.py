@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -119,7 +120,9 @@ def chains(request):
     )
     pairs = resolve_pairs([sets])
     grid = Grid(pairs=(sets,), methods=NAMES, **COMMON)
-    rows = run(grid, pairs=pairs).set_index("method")
+    # A round's targets may come from the head before, so that its error adds to this one's.
+    with jax.enable_x64(True):
+        rows = run(grid, pairs=pairs, dtype=np.float64).set_index("method")
     (pair,) = pairs.values()
     config = plan_grid(grid, pairs).groups[0].chunks[0].configs[0]
     draw = pair.pool("equal").draw(0, draw_request(config))
@@ -147,8 +150,7 @@ def test_a_remedy_agrees_with_its_slow_form(chains, name):
     rows, data, draw, strong, teacher = chains
     row = rows.loc[name]
     head, kept = remedy(name, strong[draw.unlabelled], teacher, 0.2)
-    # Targets and weights of the last two come from heads that are themselves solved to 1e-6.
-    tolerance = 1e-5 if name.startswith("enhanced") else 1e-4
+    tolerance = 1e-4 if name == "self_training" else 1e-5  # four fits, one upon the other
     assert row["student_objective"] == pytest.approx(head.objective, rel=tolerance)
     chosen = probabilities(head(strong[data.test_rows])).argmax(axis=1)
     accuracy = np.mean(chosen == data.labels[data.test_rows])

@@ -33,12 +33,13 @@ def main():
     enable_compilation_cache(cache)
     used = set()
 
-    def noting(work, devices_):
+    def noting(work, devices_, stopping):
         def noted(piece):
             rows = piece()
             used.add(str(jax.config.jax_default_device))
             return rows
-        return devices.on_devices([lambda piece=piece: noted(piece) for piece in work], devices_)
+        pieces = [lambda piece=piece: noted(piece) for piece in work]
+        return devices.on_devices(pieces, devices_, stopping)
 
     runner.on_devices = noting
     sets = toy_set("weak", signal=0.5, seed=1), toy_set("strong", signal=1.2, seed=2)
