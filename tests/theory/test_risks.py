@@ -43,7 +43,7 @@ def test_integration_error_covers_the_distance_to_a_finer_rule():
 
 
 def test_penalties_that_vanish_change_nothing():
-    problem = random_problem(3, 3, 4, p_T_gamma=0.6, p_S_nu=0.4)
+    problem = random_problem(3, 4, 3, p_T_gamma=0.6, p_S_nu=0.4)
     none = risks(problem, 0.1, 0.3, ETAS, beta_norm=5.0)
     # beta must not matter without penalty, and the bias of a small one is quadratic in it.
     np.testing.assert_array_equal(none.student, risks(problem, 0.1, 0.3, ETAS).student)

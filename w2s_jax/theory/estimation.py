@@ -279,7 +279,7 @@ def rank_agreement(
       num_resamples: of the bootstrap.
       seed: of the resamples.
 
-    >>> rank_agreement([0.1, 0.3, 0.2], [[1.0, 4.0, 2.0], [2.0, 5.0, 3.0]]).value
+    >>> round(rank_agreement([0.1, 0.3, 0.2], [[1.0, 4.0, 2.0], [2.0, 5.0, 3.0]]).value, 12)
     1.0
     """
     expected, draws = np.asarray(predicted, np.float64), np.asarray(measured, np.float64)
@@ -289,12 +289,13 @@ def rank_agreement(
             f"settings, found {list(expected.shape)} and {list(draws.shape)}"
         )
 
-    def correlation(mean: np.ndarray) -> float:
-        ranks = stats.rankdata(expected), stats.rankdata(mean)
-        return float(np.corrcoef(*ranks)[0, 1]) if min(map(np.ptp, ranks)) > 0 else float("nan")
-
     rng = np.random.default_rng(seed)
     chosen = rng.integers(0, len(draws), (num_resamples, len(draws)))
-    resampled = [correlation(draws[own].mean(axis=0)) for own in chosen]
-    low, high = np.nanpercentile(resampled, (2.5, 97.5))
-    return Interval(correlation(draws.mean(axis=0)), float(low), float(high))
+    means = np.concatenate([draws.mean(axis=0)[None], draws[chosen].mean(axis=1)])
+    mine, theirs = stats.rankdata(expected), stats.rankdata(means, axis=1)
+    mine, theirs = mine - mine.mean(), theirs - theirs.mean(axis=1, keepdims=True)
+    lengths = np.linalg.norm(mine) * np.linalg.norm(theirs, axis=1)
+    # Without any order, on either side, there is no correlation.
+    found = np.where(lengths > 0, theirs @ mine / np.where(lengths > 0, lengths, 1.0), np.nan)
+    low, high = np.percentile(found[1:], (2.5, 97.5))
+    return Interval(float(found[0]), float(low), float(high))
