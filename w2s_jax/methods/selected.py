@@ -13,14 +13,14 @@ Jensen-Shannon divergence.
 
 from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from w2s_jax.methods import vanilla
 from w2s_jax.methods.enhanced import generalized_cross_entropy, own_probabilities
-from w2s_jax.methods.rounds import Fit, Function, Method, RoundInputs
+from w2s_jax.methods.rounds import Fit, Function, Method, RoundInputs, hard_pseudolabels
 from w2s_jax.methods.selection import keep_lowest, margin
+from w2s_jax.methods.trained import cross_entropy_rows
 
 
 def _keeps_lowest(score: Function) -> Function:
@@ -45,11 +45,7 @@ def teacher_uncertainty(inputs: RoundInputs) -> Float[Array, " n"]:
 
 def student_loss(inputs: RoundInputs) -> Float[Array, " n"]:
     """The student's cross entropy towards the teacher's most probable class."""
-    logits = inputs.logits
-    if logits.shape[0] == 1:
-        logits = jnp.concatenate([jnp.zeros_like(logits), logits])
-    label = jnp.argmax(inputs.teacher_probabilities, axis=-1)
-    return -jnp.take_along_axis(jax.nn.log_softmax(logits, axis=0), label[None], axis=0)[0]
+    return cross_entropy_rows(inputs.logits, hard_pseudolabels(inputs))
 
 
 def disagreement(inputs: RoundInputs) -> Float[Array, " n"]:

@@ -152,8 +152,7 @@ class Store:
             "runs": runs,
         }
         document["checksum"] = _checksum(document)
-        text = json.dumps(document, indent=2, sort_keys=True)
-        write_atomically(self.path / "sweep.json", text.encode())
+        self.note("sweep.json", json.dumps(document, indent=2, sort_keys=True))
 
     def __enter__(self) -> "Store":
         return self
