@@ -25,7 +25,7 @@ from w2s_jax.heads.buckets import (
     row_bucket,
 )
 from w2s_jax.heads.lbfgs import MEMORY
-from w2s_jax.heads.targets import num_logits_of
+from w2s_jax.heads.targets import HEADS_AT_A_TIME, num_logits_of
 
 # Floating-point operations that take as long as moving one byte of memory, and as long as starting
 # one more fit: on 2 cores and on an accelerator alike, within a factor of two.
@@ -113,9 +113,13 @@ class FitCost:
         return row_bucket(self.num_rows) * self.num_features * self.itemsize
 
     def bytes_per_head(self) -> int:
-        """What each further head takes, in a lane or not: targets, weights, start and result."""
+        """What each further head takes, in a lane or not.
+
+        Targets and weights, as given and as the solver has them, start and result.
+        """
         parameters = self.num_logits * (self.num_features + 1)
-        numbers = self._bucket * self._per_row + parameters * (2 if self.warm else 1)
+        numbers = self._bucket * (2 * self._of_problem + self.held)
+        numbers += parameters * (2 if self.warm else 1)
         return numbers * self.itemsize
 
     @property
@@ -123,26 +127,24 @@ class FitCost:
         return row_bucket(self.num_rows)
 
     @property
-    def _per_row(self) -> int:
-        """Numbers that a head has for each row, and the caller beside it."""
+    def _of_problem(self) -> int:
+        """Numbers of a head's targets and weights for each row."""
         targets = self.num_classes if self.soft and self.num_classes > 2 else 1
-        return targets + self.weighted + self.held
+        return targets + self.weighted
 
     def bytes_of_lanes(self) -> int:
         """Their data (half of it twice while loaded), their state, twice, and one chunk's."""
         lanes = lanes_for(self.num_heads, self.num_logits)
         parameters = lanes * self.num_logits * (self.num_features + 1)
         chunk = chunk_rows(self._bucket, lanes, self.num_logits)
-        data = self._bucket * (self._per_row - self.held) * lanes
+        data = self._bucket * self._of_problem * lanes
         state = (2 * MEMORY + 5) * parameters
         numbers = 2 * state + data + data // 2 + 4 * lanes * self.num_logits * chunk
         return numbers * self.itemsize
 
     def bytes_of_set_up(self) -> int:
-        """Weights as given, beside those that sum to one, and their products with classes."""
-        shares = self.num_classes if self.num_classes > 2 and not self.soft else self.weighted
-        numbers = lane_bucket(self.num_heads) * self._bucket * (self.weighted + shares)
-        return numbers * self.itemsize
+        """The masses of the classes of a few heads at a time."""
+        return 3 * HEADS_AT_A_TIME * self.num_classes * self._bucket * self.itemsize
 
     def peak_bytes(self, heads_per_call: int = HEAD_BUCKETS[-1]) -> int:
         """Device memory that the fit takes beside the prepared features."""

@@ -10,6 +10,9 @@ from numpy.typing import ArrayLike
 
 from w2s_jax.errors import HeadError
 
+# Heads whose targets by class are in memory together.
+HEADS_AT_A_TIME = 8
+
 
 class Targets(NamedTuple):
     """Targets in the solver's layout, on host or device; leading axis h or 1.
@@ -97,6 +100,5 @@ def class_mass(
             by_class = own
         return jnp.sum(own_weights * jnp.abs(by_class), -1), jnp.sum(own_weights * by_class, -1)
 
-    # A few heads at a time: the targets of all heads by class would fill the memory.
     heads = jnp.arange(max(len(targets), len(weights)))
-    return jax.lax.map(of_head, heads, batch_size=min(8, len(heads)))
+    return jax.lax.map(of_head, heads, batch_size=min(HEADS_AT_A_TIME, len(heads)))
