@@ -71,5 +71,4 @@ def test_the_predicted_peak_memory_holds_within_a_quarter(sizes):
     ended = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     found = json.loads(ended.stdout)
     ratio = found["predicted"] / found["measured"]
-    print(ratio)
     assert 0.75 <= ratio <= 1.25, found

@@ -10,6 +10,9 @@ Number = TypeVar("Number", int, float)
 
 # Sizes of batches of heads; also of the lanes in which they are fitted.
 HEAD_BUCKETS = (8, 32, 128, 512, 2048)
+# Sizes to which lanes are compacted while the last heads run on: a pass of 16 costs little more
+# than one of 8, and half of one of 32.
+COMPACT_LANES = (8, 16, 32, 64, 128, 512, 2048)
 # Columns of one matrix product (heads times logits), and logits of one chunk of rows: few enough
 # for a CPU's caches, many enough for an accelerator.
 COLUMNS = {"cpu": 320, "other": 8192}

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from w2s_jax.heads.buckets import HEAD_BUCKETS, lane_bucket
+from w2s_jax.heads.buckets import COMPACT_LANES, lane_bucket
 from w2s_jax.heads.losses import Loss, loss_and_residual
 from w2s_jax.heads.status import CONVERGED, MAX_ITERATIONS, NO_WEIGHT, RUNNING, STALLED
 
@@ -603,7 +603,7 @@ def solve(
     lanes, state = _open(problem, np.where(heads == none, 0, heads), heads != none)
     while True:
         more = bool(waiting) or any(chains)
-        smaller = max((b for b in HEAD_BUCKETS if b < len(heads)), default=0)
+        smaller = max((b for b in COMPACT_LANES if b < len(heads)), default=0)
         in_work = int(np.sum(heads != none))
         enough = max(0, in_work - max(1, int(EXCHANGE_SHARE * size))) if more else smaller
         state = _advance(problem.rows, lanes, state, tolerance, jnp.int32(enough))
@@ -633,9 +633,8 @@ def solve(
             continue
         if not running.any():
             return _close(state, out, done)
-        kept = np.concatenate([np.flatnonzero(running), np.flatnonzero(~running)])[
-            : lane_bucket(int(running.sum()))
-        ]
+        left = min((b for b in COMPACT_LANES if b >= running.sum()), default=len(heads))
+        kept = np.concatenate([np.flatnonzero(running), np.flatnonzero(~running)])[:left]
         heads = np.where(running, heads, none)[kept]
         loaded = np.where(heads == none, 0, heads)
         lanes, state, out = _compact(problem, state, out, done, loaded, kept)
