@@ -1,0 +1,71 @@
+"""Checks of a benchmark's listing: ids, labels, attributes, splits and numbers of images."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from w2s_jax.datasets.archives import DatasetError
+from w2s_jax.datasets.images import SPLITS, ImageBenchmark, ImageRecord, SplitCount, minority_of
+
+
+def check_records(benchmark: ImageBenchmark, records: Sequence[ImageRecord]) -> None:
+    """That ids are unique and labels, attributes and splits are those of the benchmark.
+
+    Raises:
+        DatasetError: naming the first record that is wrong.
+    """
+    if not records:
+        raise DatasetError(f"{benchmark.name} has no images; give the folder that holds them.")
+    id_, count = Counter(record.id for record in records).most_common(1)[0]
+    if count > 1:
+        raise DatasetError(f"{benchmark.name} has {count} images with the id {id_!r}.")
+    for record in records:
+        if record.split not in SPLITS:
+            problem = f"split {record.split!r}; known: {', '.join(SPLITS)}"
+        elif not -1 <= record.label < len(benchmark.classes):
+            problem = f"label {record.label}, but there are {len(benchmark.classes)} classes"
+        elif not 0 <= (record.attribute or 0) < max(len(benchmark.attributes), 1):
+            problem = (
+                f"attribute {record.attribute}, known are 0 to {len(benchmark.attributes) - 1}"
+            )
+        else:
+            continue
+        raise DatasetError(f"{benchmark.name}: {record.id!r} has {problem}.")
+
+
+def check_counts(benchmark: ImageBenchmark, records: Sequence[ImageRecord]) -> None:
+    """That every split has its expected number of images, by group where that is known.
+
+    Raises:
+        DatasetError: A number differs; tells both.
+    """
+    wrong = []
+    for split, expected in benchmark.expected_counts.items():
+        rows = [record for record in records if record.split == split]
+        found = len(rows) if isinstance(expected, int) else _count_groups(benchmark, rows)
+        if found != expected:
+            wrong.append(f"{split} has {_show(found)}, expected {_show(expected)}")
+    if wrong:
+        groups = "(label, attribute)" if benchmark.attributes else "(label, minority)"
+        raise DatasetError(
+            f"{benchmark.name}: numbers of images (a table is by {groups}) differ: "
+            f"{'; '.join(wrong)}. Use the published files, or accept others with "
+            "check_counts=False."
+        )
+
+
+def _count_groups(
+    benchmark: ImageBenchmark, records: Sequence[ImageRecord]
+) -> tuple[tuple[int, ...], ...]:
+    width = len(benchmark.attributes) or 2
+    table = np.zeros((len(benchmark.classes), width), int)
+    for record in records:
+        inner = record.attribute if benchmark.attributes else minority_of(benchmark, record)
+        if record.label >= 0 and inner is not None:
+            table[record.label, int(inner)] += 1
+    return tuple(tuple(int(n) for n in row) for row in table)
+
+
+def _show(count: SplitCount) -> str:
+    return str(count) if isinstance(count, int) else str([list(row) for row in count])
