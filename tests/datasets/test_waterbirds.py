@@ -157,5 +157,5 @@ def test_paths_that_leave_the_folder_are_refused(tmp_path, name):
 def test_unknown_names_and_options(tmp_path):
     with pytest.raises(DatasetError, match="no benchmark 'waterbird'; known: .*waterbirds"):
         open_benchmark("waterbird", tmp_path)
-    with pytest.raises(DatasetError, match="waterbirds has no option 'ratio'; known: none"):
+    with pytest.raises(DatasetError, match="There is no option 'ratio'; known: none"):
         open_benchmark("waterbirds", tmp_path, ratio="1pct")

@@ -2,7 +2,12 @@
 
 from w2s_jax.datasets.archives import DatasetError
 from w2s_jax.datasets.images import ImageBenchmark
-from w2s_jax.datasets.opening import benchmark_names, benchmark_options, open_benchmark
+from w2s_jax.datasets.opening import (
+    benchmark_names,
+    benchmark_options,
+    open_benchmark,
+    open_prepared,
+)
 from w2s_jax.datasets.source import ImageSource
 
 __all__ = [
@@ -12,4 +17,5 @@ __all__ = [
     "benchmark_names",
     "benchmark_options",
     "open_benchmark",
+    "open_prepared",
 ]

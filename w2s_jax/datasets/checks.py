@@ -1,12 +1,18 @@
 """Checks of a benchmark's listing: ids, labels, attributes, splits and numbers of images."""
 
+import inspect
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from w2s_jax.datasets.archives import DatasetError
 from w2s_jax.datasets.images import SPLITS, ImageBenchmark, ImageRecord, SplitCount, minority_of
+
+# Takes the folder and keyword options.
+Reader = Callable[..., tuple[ImageBenchmark, list[ImageRecord]]]
 
 
 def check_records(benchmark: ImageBenchmark, records: Sequence[ImageRecord]) -> None:
@@ -69,3 +75,46 @@ def _count_groups(
 
 def _show(count: SplitCount) -> str:
     return str(count) if isinstance(count, int) else str([list(row) for row in count])
+
+
+def read_listing(
+    reader: Reader,
+    source_dir: str | os.PathLike,
+    options: Mapping[str, Any],
+    *,
+    check_numbers: bool = True,
+) -> tuple[ImageBenchmark, list[ImageRecord]]:
+    """A benchmark and all of its images, checked, without opening an image.
+
+    Args:
+        reader: Of the benchmark.
+        source_dir: Folder with the published layout.
+        options: Keywords of the reader.
+        check_numbers: Whether unexpected numbers of images are an error.
+
+    Returns:
+        The benchmark, and its images: those of train first, then those of val and of test.
+
+    Raises:
+        DatasetError: An option is unknown or missing, or the files are missing or malformed.
+    """
+    known = reader_options(reader)
+    for option in options:
+        if option not in known:
+            raise DatasetError(
+                f"There is no option {option!r}; known: {', '.join(known) or 'none'}."
+            )
+    for option, default in known.items():
+        if default is inspect.Parameter.empty and option not in options:
+            raise DatasetError(f"The option {option!r} must be given.")
+    benchmark, records = reader(source_dir, **options)
+    check_records(benchmark, records)
+    if check_numbers:
+        check_counts(benchmark, records)
+    return benchmark, sorted(records, key=lambda record: SPLITS.index(record.split))
+
+
+def reader_options(reader: Reader) -> dict[str, Any]:
+    """Keyword to default of a reader, `inspect.Parameter.empty` where it must be given."""
+    parameters = list(inspect.signature(reader).parameters.values())[1:]
+    return {parameter.name: parameter.default for parameter in parameters}

@@ -1,28 +1,23 @@
 """Opening an image benchmark by its name."""
 
 import importlib
-import inspect
 import os
-from collections.abc import Callable
 from typing import Any
 
 from w2s_jax.datasets.archives import DatasetError
-from w2s_jax.datasets.checks import check_counts as check_expected_counts
-from w2s_jax.datasets.checks import check_records
+from w2s_jax.datasets.checks import read_listing, reader_options
 from w2s_jax.datasets.decoding import OnBadImage, check_images
-from w2s_jax.datasets.images import ImageBenchmark, ImageRecord
-from w2s_jax.datasets.source import FileSource, ImageSource, sort_by_split
+from w2s_jax.datasets.source import FileSource, ImageSource
 
-Reader = Callable[..., tuple[ImageBenchmark, list[ImageRecord]]]
-
-_READERS = {
-    "waterbirds": "w2s_jax.datasets.waterbirds:read_waterbirds",
+# Name to module and TFDS builder; modules are imported when they are needed.
+_BUILDERS = {
+    "waterbirds": ("waterbirds", "Waterbirds"),
 }
 
 
 def benchmark_names() -> tuple[str, ...]:
     """Names that `open_benchmark` knows."""
-    return tuple(_READERS)
+    return tuple(_BUILDERS)
 
 
 def benchmark_options(name: str) -> dict[str, Any]:
@@ -37,14 +32,14 @@ def benchmark_options(name: str) -> dict[str, Any]:
     Raises:
         DatasetError: The name is unknown.
     """
-    parameters = list(inspect.signature(_find_reader(name)).parameters.values())[1:]
-    return {parameter.name: parameter.default for parameter in parameters}
+    return reader_options(_find_builder(name).READER)
 
 
 def open_benchmark(
     name: str,
     data_dir: str | os.PathLike,
     *,
+    prepared_dir: str | os.PathLike | None = None,
     on_bad_image: OnBadImage = "error",
     check_counts: bool = True,
     num_threads: int | None = None,
@@ -52,11 +47,14 @@ def open_benchmark(
 ) -> ImageSource:
     """The images of a benchmark with all that is known of each, from local files.
 
-    Nothing is downloaded, copied or converted. Every image is decoded once to find damaged ones.
+    Nothing is downloaded. Without `prepared_dir` nothing is copied or converted either; every image
+    is decoded once to find damaged ones. With it, the images are written there by the benchmark's
+    TFDS builder, as they stand, unless they are there already.
 
     Args:
         name: One of `benchmark_names()`.
         data_dir: Folder with the published layout, see the benchmark's reader.
+        prepared_dir: Folder of TFDS for prepared benchmarks; None reads the published files.
         on_bad_image: "error", or "skip" to leave out missing and damaged images with a warning.
         check_counts: Whether numbers of images that differ from the published ones are an error.
         num_threads: Images checked at a time; default the number of cores.
@@ -69,26 +67,45 @@ def open_benchmark(
         DatasetError: The name or an option is unknown, or files are missing, malformed or damaged;
             says which.
     """
-    reader = _find_reader(name)
-    known = benchmark_options(name)
-    for option in options:
-        if option not in known:
-            raise DatasetError(
-                f"{name} has no option {option!r}; known: {', '.join(known) or 'none'}."
-            )
-    for option, default in known.items():
-        if default is inspect.Parameter.empty and option not in options:
-            raise DatasetError(f"{name} needs the option {option!r}.")
-    benchmark, records = reader(data_dir, **options)
-    check_records(benchmark, records)
-    if check_counts:
-        check_expected_counts(benchmark, records)
-    records, skipped = check_images(sort_by_split(records), on_bad_image, num_threads=num_threads)
-    return FileSource(benchmark, records, skipped)
+    builder_class = _find_builder(name)
+    if prepared_dir is None:
+        benchmark, records = read_listing(
+            builder_class.READER, data_dir, options, check_numbers=check_counts
+        )
+        records, skipped = check_images(records, on_bad_image, num_threads=num_threads)
+        return FileSource(benchmark, records, skipped)
+    from w2s_jax.datasets.prepared import prepare
+
+    builder = builder_class(
+        data_dir,
+        options=options,
+        on_bad_image=on_bad_image,
+        check_counts=check_counts,
+        num_threads=num_threads,
+        data_dir=os.fspath(prepared_dir),
+    )
+    return prepare(builder)
 
 
-def _find_reader(name: str) -> Reader:
-    if name not in _READERS:
-        raise DatasetError(f"There is no benchmark {name!r}; known: {', '.join(_READERS)}.")
-    module, function = _READERS[name].split(":")
-    return getattr(importlib.import_module(module), function)
+def open_prepared(folder: str | os.PathLike) -> ImageSource:
+    """The images of a benchmark that was prepared before, without its published files.
+
+    Args:
+        folder: That of the prepared version, which holds `dataset_info.json`.
+
+    Returns:
+        As `open_benchmark` with `prepared_dir`.
+
+    Raises:
+        DatasetError: The folder was not prepared by a builder of this package, or is damaged.
+    """
+    from w2s_jax.datasets.prepared import PreparedSource
+
+    return PreparedSource(folder)
+
+
+def _find_builder(name: str) -> Any:
+    if name not in _BUILDERS:
+        raise DatasetError(f"There is no benchmark {name!r}; known: {', '.join(_BUILDERS)}.")
+    module, builder = _BUILDERS[name]
+    return getattr(importlib.import_module(f"w2s_jax.datasets.{module}"), builder)

@@ -129,8 +129,3 @@ def make_columns(
         "split": np.array([record.split for record in records], str),
         "source_id": np.array([record.source_id or "" for record in records], str),
     }
-
-
-def sort_by_split(records: Sequence[ImageRecord]) -> list[ImageRecord]:
-    """Training images, then those of val, then those of test, else in their order."""
-    return sorted(records, key=lambda record: SPLITS.index(record.split))

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from w2s_jax.datasets.builder import ImageBuilder
 from w2s_jax.datasets.images import ImageBenchmark, ImageRecord
 from w2s_jax.datasets.layout import find_folder, path_inside, read_code, read_table
 
@@ -60,3 +61,9 @@ def read_waterbirds(data_dir: str | os.PathLike) -> tuple[ImageBenchmark, list[I
             )
         )
     return BENCHMARK, records
+
+
+class Waterbirds(ImageBuilder):
+    """TFDS builder of Waterbirds, see `read_waterbirds`."""
+
+    READER = staticmethod(read_waterbirds)
