@@ -2,23 +2,26 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
+from w2s_jax.heads import Prepared
 from w2s_jax.heads.status import STATUS_NAMES
 from w2s_jax.metrics import AVERAGES, GroupedTest, pgr
 from w2s_jax.pipeline import Heads
 from w2s_jax.sweep.axes import AXES, METHOD_OPTIONS
 from w2s_jax.sweep.grid import SCHEMA_VERSION, Config
 from w2s_jax.sweep.planning import Pair
+from w2s_jax.sweep.scoring import predict
 from w2s_jax.version import __version__
 
 MODELS = ("teacher", "ceiling", "student")
 HEAD_COLUMNS = ("status", "iterations", "gradient_norm", "objective", "gap")
+CALIBRATION_COLUMNS = ("negative_log_likelihood", "calibration_error")
 KEPT_COLUMNS = (
     "kept_count",
     "kept_minority_fraction",
@@ -32,14 +35,72 @@ class Scores(NamedTuple):
     """How a table of heads did.
 
     Attributes:
-        correct: on each test row, in the order of `GroupedTest.rows` ``[h, n]``.
-        validation: on each row of the union of validation sets ``[h, v]``.
+        classes: predicted on each test row, in the order of `GroupedTest.rows` ``[h, n]``.
+        correct: whether that is right ``[h, n]``.
+        validation: classes predicted on the union of validation sets ``[h, v]``.
+        validation_correct: whether that is right ``[h, v]``.
+        unlabelled: classes predicted on the chunk's unlabelled rows; none where nobody asked
+            ``[h, u]``.
+        calibration: on the test rows, by name ``[h]`` each; empty for a teacher from elsewhere.
         heads: the fits; None for a teacher from elsewhere.
     """
 
+    classes: Int[np.ndarray, "h n"]
     correct: Bool[np.ndarray, "h n"]
-    validation: Bool[np.ndarray, "h v"]
+    validation: Int[np.ndarray, "h v"]
+    validation_correct: Bool[np.ndarray, "h v"]
+    unlabelled: Int[np.ndarray, "h u"]
+    calibration: Mapping[str, Float[np.ndarray, " h"]]
     heads: Heads | None
+
+    @staticmethod
+    def of_classes(
+        classes: Int[np.ndarray, "h _"],
+        labels: Int[np.ndarray, " all"],
+        test: GroupedTest,
+        validation: Int[np.ndarray, " v"],
+        calibration: Mapping[str, Float[np.ndarray, " h"]],
+        heads: Heads | None,
+    ) -> "Scores":
+        """From the classes predicted on test, validation and unlabelled rows, in this order."""
+        on_test, on_validation, unlabelled = np.split(
+            classes, [len(test.rows), len(test.rows) + len(validation)], axis=1
+        )
+        return Scores(
+            on_test,
+            on_test == labels[test.rows],
+            on_validation,
+            on_validation == labels[validation],
+            unlabelled,
+            calibration,
+            heads,
+        )
+
+    @staticmethod
+    def of_heads(
+        prepared: Prepared,
+        heads: Heads,
+        labels: Int[np.ndarray, " all"],
+        test: GroupedTest,
+        validation: Int[np.ndarray, " v"],
+        unlabelled: Int[np.ndarray, " u"],
+        memory_budget: int | None = None,
+    ) -> "Scores":
+        """Scores of heads by their predictions on test, validation and unlabelled rows.
+
+        Args:
+            prepared: features of all rows.
+            heads: in these coordinates.
+            labels: class of every row, -1 where it is unknown.
+            test: the grouped test rows.
+            validation: union of the validation sets.
+            unlabelled: further rows to predict.
+            memory_budget: bytes that the logits of one batch may take.
+        """
+        rows = np.concatenate([test.rows, validation, unlabelled])
+        found = predict(prepared, heads, rows, labels, len(test.rows), memory_budget)
+        calibration = {name: getattr(found, name) for name in CALIBRATION_COLUMNS}
+        return Scores.of_classes(found.classes, labels, test, validation, calibration, heads)
 
     def columns(
         self,
@@ -55,10 +116,12 @@ class Scores(NamedTuple):
         }
         for g in range(len(test.counts)):
             out[f"{model}_group_{g}_accuracy"] = by_group[index, g]
-        out[f"{model}_validation_accuracy"] = [
-            self.validation[head, rows].mean() if rows.stop > rows.start else np.nan
-            for head, rows in zip(index, validation_rows, strict=True)
-        ]
+        out[f"{model}_validation_accuracy"] = _on_validation(
+            self.validation_correct[index], validation_rows
+        )
+        for name in CALIBRATION_COLUMNS:
+            known = self.calibration.get(name)
+            out[f"{model}_{name}"] = np.nan if known is None else known[index]
         packed = [row.tobytes() for row in np.packbits(self.correct, axis=1)]
         out[f"{model}_correct"] = [packed[head] for head in index]
         if self.heads is not None:
@@ -69,12 +132,51 @@ class Scores(NamedTuple):
         return out
 
 
+def _on_validation(right: Bool[np.ndarray, "m v"], sets: Sequence[slice]) -> list[float]:
+    """The share of each row's own validation set that is right; NaN where it has none."""
+    return [
+        float(row[own].mean()) if own.stop > own.start else np.nan
+        for row, own in zip(right, sets, strict=True)
+    ]
+
+
+def agreement_columns(
+    students: Scores,
+    student: Int[np.ndarray, " m"],
+    teachers: Scores,
+    teacher: Int[np.ndarray, " m"],
+    pseudolabels: Int[np.ndarray, "m u"],
+    test: GroupedTest,
+    validation_rows: Sequence[slice],
+) -> dict[str, Any]:
+    """How often student and teacher predict the same class; nothing here reads a label.
+
+    Args:
+        students: scores that `student` indexes.
+        student: head of each row.
+        teachers: scores that `teacher` indexes.
+        teacher: teacher of each row.
+        pseudolabels: classes that each row's teacher predicts on the unlabelled rows.
+        test: the grouped test rows.
+        validation_rows: where each row's validation set lies.
+    """
+    same = students.classes[student] == teachers.classes[teacher]
+    on_validation = students.validation[student] == teachers.validation[teacher]
+    by_group = test.group_accuracies(same)
+    return {
+        "agreement_test": same.mean(axis=1),
+        **{f"agreement_test_group_{g}": by_group[:, g] for g in range(len(test.counts))},
+        "agreement_validation": _on_validation(on_validation, validation_rows),
+        "agreement_unlabelled": (students.unlabelled[student] == pseudolabels).mean(axis=1),
+    }
+
+
 def missing_columns(model: str, num_rows: int, test: GroupedTest) -> dict[str, Any]:
     """Columns of a model that does not exist, such as the ceiling of unlabelled rows."""
     nan = np.full(num_rows, np.nan)
     out: dict[str, Any] = {f"{model}_{name}": nan for name in AVERAGES}
     out |= {f"{model}_group_{g}_accuracy": nan for g in range(len(test.counts))}
-    out[f"{model}_validation_accuracy"] = nan
+    out |= {f"{model}_{name}": nan for name in ("validation_accuracy", *CALIBRATION_COLUMNS)}
     return out | {f"{model}_correct": None}
 
 

@@ -25,7 +25,6 @@ from w2s_jax.pipeline import (
     Heads,
     Labelled,
     StudentStage,
-    correctness,
     fit_labelled,
     teacher_probabilities,
 )
@@ -45,7 +44,13 @@ from w2s_jax.sweep.planning import (
     teacher_key,
 )
 from w2s_jax.sweep.progress import Progress
-from w2s_jax.sweep.rows import Scores, assemble, kept_columns, missing_columns
+from w2s_jax.sweep.rows import (
+    Scores,
+    agreement_columns,
+    assemble,
+    kept_columns,
+    missing_columns,
+)
 from w2s_jax.sweep.store import Store, in_order, read_rows
 
 
@@ -316,9 +321,9 @@ class _Runner:
         data, num_classes = pair.data, pair.data.student.num_classes
         if pair.teacher_is_elsewhere:
             assert isinstance(data.teacher, Predictions)
-            chosen = data.teacher.probabilities[data.teacher_index].argmax(axis=1)
-            right = (chosen == data.labels)[None]
-            scores = Scores(right[:, test.rows], right[:, validation.rows], None)
+            chosen = data.teacher.probabilities[data.teacher_index].argmax(axis=1)[None]
+            classes = chosen[:, np.concatenate([test.rows, validation.rows])]
+            scores = Scores.of_classes(classes, data.labels, test, validation.rows, {}, None)
             return scores, {key: 0 for key in group.teachers}
         side = self._side(pair, group.feature_scaling, teacher=True)
         by_rows: dict[tuple[Any, ...], list[TeacherKey]] = {}
@@ -335,7 +340,8 @@ class _Runner:
         order = [(rows, l2) for rows, task in zip(by_rows, tasks, strict=True) for l2 in task.l2]
         place = {entry: i for i, entry in enumerate(order)}
         self._count(len(order))
-        scores = self._score(side, heads, data.labels, test, validation)
+        none = np.empty(0, np.int64)
+        scores = self._score(side, heads, data.labels, test, validation, none)
         return scores, {key: place[(key[:2], key[3])] for key in group.teachers}
 
     def _score(
@@ -345,10 +351,10 @@ class _Runner:
         labels: np.ndarray,
         test: GroupedTest,
         validation: "_Validation",
+        unlabelled: np.ndarray,
     ) -> Scores:
-        rows = np.concatenate([test.rows, validation.rows])
-        right = correctness(side.prepared, heads, rows, labels, self._budget)
-        return Scores(right[:, : len(test.rows)], right[:, len(test.rows) :], heads)
+        rows = validation.rows, unlabelled
+        return Scores.of_heads(side.prepared, heads, labels, test, *rows, self._budget)
 
     def _probabilities(
         self, pair: Pair, group: Group, teachers: Scores, used: np.ndarray, rows: np.ndarray
@@ -376,17 +382,18 @@ class _Runner:
         if has_truth:
             task = Labelled(rows, chunk.student_l2)
             heads = self._fit_labelled(student, data.labels, [task], data.student.num_classes)
-            ceilings = self._score(student, heads, data.labels, test, validation)
+            ceilings = self._score(student, heads, data.labels, test, validation, rows)
+        pseudolabels = probabilities.argmax(axis=-1)
         right = minority = None
         if has_truth:
-            right = probabilities.argmax(axis=-1) == data.labels[rows]
+            right = pseudolabels == data.labels[rows]
             minority = data.minority[rows]
 
         frames = []
         for request, positions, result in zip(requests, served, trained, strict=True):
             configs = [chunk.configs[i] for i in positions]
             slices = [validation.slices[(c.eta_l, c.n_labelled, c.n_validation)] for c in configs]
-            scores = self._score(student, result.heads, data.labels, test, validation)
+            scores = self._score(student, result.heads, data.labels, test, validation, rows)
             columns = teachers.columns("teacher", used[request.teacher], test, slices)
             if teachers.heads is None:
                 columns |= {f"teacher_{name}": np.nan for name in ("iterations", "gap")}
@@ -396,6 +403,8 @@ class _Runner:
                 own = np.searchsorted(chunk.student_l2, [c.student_l2 for c in configs])
                 columns |= ceilings.columns("ceiling", own, test, slices)
             columns |= scores.columns("student", result.index, test, slices)
+            own = (scores, result.index, teachers, used[request.teacher])
+            columns |= agreement_columns(*own, pseudolabels[request.teacher], test, slices)
             own_right = None if right is None else right[request.teacher]
             columns |= kept_columns(result.kept, result.index, own_right, minority)
             frames.append(assemble(configs, pair, test, columns))

@@ -1,0 +1,110 @@
+"""What heads predict on some rows, and how well their probabilities are calibrated, in one pass."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from w2s_jax.heads import Prepared
+from w2s_jax.heads.buckets import lane_bucket, row_bucket
+from w2s_jax.heads.costs import default_budget
+from w2s_jax.heads.lbfgs import logits_on_rows
+from w2s_jax.pipeline import Heads
+
+NUM_BINS = 15
+# Heads whose logits are computed together, if memory allows.
+MAX_BATCH = 512
+
+
+class Predicted(NamedTuple):
+    """What a table of heads makes of some rows.
+
+    Attributes:
+        classes: most probable class of each row, the lower one of two ``[h, n]``.
+        negative_log_likelihood: mean of -log p of the true class over the first rows, in nats, each
+            at most that of the smallest normal float ``[h]``.
+        calibration_error: expected calibration error on the same rows ``[h]``.
+    """
+
+    classes: Int[np.ndarray, "h n"]
+    negative_log_likelihood: Float[np.ndarray, " h"]
+    calibration_error: Float[np.ndarray, " h"]
+
+
+def predict(
+    prepared: Prepared,
+    heads: Heads,
+    rows: Int[np.ndarray, " n"],
+    labels: Int[np.ndarray, " all"],
+    num_scored: int,
+    memory_budget: int | None = None,
+) -> Predicted:
+    """Classes that every head predicts on some rows, and its calibration on the first of them.
+
+    The expected calibration error is ``sum_b |sum_{i in b} (confidence_i - right_i)| / n`` over 15
+    bins of equal width, with the probability of the predicted class as confidence. A bin holds its
+    upper end.
+
+    Args:
+        prepared: features of all rows.
+        heads: a table of heads in these coordinates.
+        rows: rows to predict ``[n]``.
+        labels: class of every row of `prepared`.
+        num_scored: how many of `rows`, from the first, calibration is measured on.
+        memory_budget: bytes that the logits of one batch may take.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+    """
+    num_heads, num_logits = heads.params.shape[:2]
+    smallest = np.min_scalar_type(-max(num_logits, 2))  # signed
+    classes = np.empty((num_heads, len(rows)), smallest)
+    scores = np.full((2, num_heads), np.nan)
+    if not len(rows):
+        return Predicted(classes, *scores)
+    padded = np.zeros(row_bucket(len(rows)), np.int32)
+    padded[: len(rows)] = rows
+    budget = default_budget() if memory_budget is None else memory_budget
+    # Beside the logits: log-probabilities, confidences and temporaries.
+    batch = budget // (len(padded) * (3 * num_logits + 3) * heads.params.itemsize)
+    batch = int(np.clip(batch, 1, MAX_BATCH))
+    for start in range(0, num_heads, batch):
+        part = slice(start, min(start + batch, num_heads))
+        own = heads.params[part]
+        filled = np.repeat(own[:1], lane_bucket(len(own)) - len(own), axis=0)
+        params = np.concatenate([own, filled])
+        found, *values = jax.device_get(
+            _predict(params, prepared.x, padded, labels[padded], np.int32(num_scored))
+        )
+        classes[part] = found[: len(own), : len(rows)]
+        if num_scored:
+            scores[:, part] = np.stack(values)[:, : len(own)]
+    return Predicted(classes, *scores)
+
+
+@jax.jit
+def _predict(
+    params: Array, x: Array, rows: Array, labels: Array, num_scored: Array
+) -> tuple[Int[Array, "h n"], Float[Array, " h"], Float[Array, " h"]]:
+    logits = logits_on_rows(params, x, rows)
+    if logits.shape[1] == 1:
+        z = logits[:, 0]
+        classes = (z > 0).astype(jnp.int32)
+        confidence = jax.nn.sigmoid(jnp.abs(z))
+        log_likelihood = jax.nn.log_sigmoid(jnp.where(labels == 1, z, -z))
+    else:
+        classes = jnp.argmax(logits, axis=1).astype(jnp.int32)
+        log_p = jax.nn.log_softmax(logits, axis=1)
+        confidence = jnp.exp(jnp.max(log_p, axis=1))
+        is_own = jnp.arange(logits.shape[1])[:, None] == labels
+        log_likelihood = jnp.sum(jnp.where(is_own, log_p, 0.0), axis=1)
+    scored = jnp.arange(rows.shape[0]) < num_scored
+    count = jnp.maximum(num_scored, 1)
+    # The log of probability zero, of a class that was absent in training, stays finite.
+    log_likelihood = jnp.maximum(log_likelihood, jnp.log(jnp.finfo(logits.dtype).tiny))
+    loss = -jnp.sum(jnp.where(scored, log_likelihood, 0.0), axis=1) / count
+    excess = jnp.where(scored, confidence - (classes == labels), 0.0)
+    bin_of = jnp.clip(jnp.ceil(confidence * NUM_BINS).astype(jnp.int32) - 1, 0, NUM_BINS - 1)
+    in_bins = [jnp.sum(jnp.where(bin_of == b, excess, 0.0), axis=1) for b in range(NUM_BINS)]
+    return classes, loss, jnp.sum(jnp.abs(jnp.stack(in_bins)), axis=0) / count
