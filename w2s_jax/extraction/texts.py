@@ -1,4 +1,4 @@
-"""Benchmark and frozen backbone into feature sets; the only module that knows both.
+"""Texts of a benchmark and a frozen encoder into feature sets.
 
 A benchmark is a prepared TFDS builder whose examples have `id`, `text`, `label` and `attribute`,
 and whose class says `MINORITY_CELLS`, `ETA_O` and `POOL`. Its rows are the training examples, then
