@@ -12,6 +12,9 @@ from w2s_jax.datasets.source import FileSource, ImageSource
 # Name to module and TFDS builder; modules are imported when they are needed.
 _BUILDERS = {
     "waterbirds": ("waterbirds", "Waterbirds"),
+    "bffhq": ("bffhq", "Bffhq"),
+    "imagenet9": ("imagenet9", "ImageNet9"),
+    "image_csv": ("image_csv", "ImageCsv"),
 }
 
 
