@@ -6,7 +6,7 @@ the device has bucketed shapes, so that few programs are ever compiled.
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from w2s_jax.errors import HeadError
 from w2s_jax.heads.buckets import HEAD_BUCKETS, lane_bucket, row_bucket
 from w2s_jax.heads.costs import FitCost, default_budget, pool_is_cheaper
 from w2s_jax.heads.lanes import fit_rows
@@ -303,14 +304,55 @@ def student_cost(
     )
 
 
+class Known(NamedTuple):
+    """What rounds may see beside the pseudolabels, if they say so.
+
+    Attributes:
+        labelled: rows that any teacher learned from ``[m]``.
+        of_teacher: which of them each teacher learned from ``[t, m]``.
+        teacher_probabilities: of every teacher on these rows ``[t, m, c]``.
+        labels: true class of every row of the features, for labelled rows and oracles ``[all]``.
+        groups: group of every row, for oracles ``[all]``.
+        num_groups: g.
+    """
+
+    labelled: Int[np.ndarray, " m"]
+    of_teacher: Bool[np.ndarray, "t m"]
+    teacher_probabilities: Float[np.ndarray, "t m c"]
+    labels: Int[np.ndarray, " all"]
+    groups: Int[np.ndarray, " all"]
+    num_groups: int
+
+
+class _Scope(NamedTuple):
+    """The rows that a round sees, padded, and what it sees of them; heads are told by teacher.
+
+    Attributes:
+        rows: unlabelled ones first ``[n]``.
+        num_rows: of them, without padding.
+        valid: ``[n]``, or ``[t, n]`` where teachers have labelled rows of their own.
+        teacher: class probabilities ``[t, n, c]``.
+        known: further fields of `RoundInputs`, for each teacher.
+        batch: heads that are fitted together.
+    """
+
+    rows: np.ndarray
+    num_rows: int
+    valid: np.ndarray
+    teacher: np.ndarray
+    known: Mapping[str, np.ndarray]
+    batch: int
+
+
 class StudentStage:
-    """Trains students on one draw of unlabelled rows, without ever seeing their labels.
+    """Trains students on one draw of unlabelled rows, whose labels only oracles see.
 
     Args:
         prepared: the student's features of all rows.
         rows: unlabelled rows in draw order ``[n]``.
         teacher_probabilities: of every teacher on these rows ``[t, n, c]``.
         memory_budget: bytes that one batch of heads may take beside the features.
+        known: what rounds may see that need labelled rows or are oracles.
     """
 
     def __init__(
@@ -319,17 +361,56 @@ class StudentStage:
         rows: Int[np.ndarray, " n"],
         teacher_probabilities: Float[np.ndarray, "t n c"],
         memory_budget: int | None = None,
+        known: Known | None = None,
     ):
         self._prepared = prepared
-        self._num_rows = len(rows)
-        self._rows, self._valid = _pad_rows(rows)
+        self._unlabelled = rows
         self.num_classes = teacher_probabilities.shape[-1]
-        padding = [(0, 0), (0, len(self._rows) - len(rows)), (0, 0)]
-        self._teacher = np.pad(teacher_probabilities, padding, constant_values=0.5)
+        self._teacher = teacher_probabilities
         self._budget = default_budget() if memory_budget is None else memory_budget
-        cost = student_cost(len(rows), prepared.x.shape[1], self.num_classes, prepared.x.dtype)
-        self._batch = cost.heads_per_call(self._budget)
+        self._known = known
+        self._scopes: dict[tuple[bool, bool], _Scope] = {}
         self.num_fitted = 0
+
+    def _scope(self, fit: Round) -> _Scope:
+        """What a round sees."""
+        key = fit.on_labelled, fit.oracle
+        if key not in self._scopes:
+            self._scopes[key] = self._make_scope(*key)
+        return self._scopes[key]
+
+    def _make_scope(self, on_labelled: bool, oracle: bool) -> _Scope:
+        rows, teacher = self._unlabelled, self._teacher
+        seen = self._known
+        if (on_labelled or oracle) and seen is None:
+            raise HeadError("a round looks at labels, but this stage was given none; pass known")
+        if on_labelled and seen is not None:
+            rows = np.concatenate([rows, seen.labelled])
+            teacher = np.concatenate([teacher, seen.teacher_probabilities], axis=1)
+        padded, valid = _pad_rows(rows)
+        widths = [(0, 0), (0, len(padded) - len(rows))]
+        known: dict[str, np.ndarray] = {}
+        if on_labelled and seen is not None:
+            own = np.pad(seen.of_teacher, [(0, 0), (len(self._unlabelled), widths[1][1])])
+            valid = own | (np.arange(len(padded)) < len(self._unlabelled))
+            known["labelled"] = own
+        if (on_labelled or oracle) and seen is not None:
+            visible = valid if oracle else known["labelled"]
+            visible = np.broadcast_to(visible, (len(teacher), len(padded)))
+            known["labels"] = np.where(visible, seen.labels[padded], -1).astype(np.int32)
+            if oracle:
+                in_group = seen.groups[padded] == np.arange(seen.num_groups)[:, None]
+                known["in_group"] = in_group & visible[:, None]
+        num_features, dtype = self._prepared.x.shape[1], self._prepared.x.dtype
+        cost = student_cost(len(rows), num_features, self.num_classes, dtype)
+        return _Scope(
+            rows=padded,
+            num_rows=len(rows),
+            valid=valid,
+            teacher=np.pad(teacher, [*widths, (0, 0)], constant_values=0.5),
+            known=known,
+            batch=cost.heads_per_call(self._budget),
+        )
 
     def train(self, requests: Sequence[Request]) -> list[Trained]:
         """Trains all requested students round by round; equal beginnings are trained once."""
@@ -353,7 +434,8 @@ class StudentStage:
         """One round's distinct heads, in batches of heads that are alike."""
         teacher = origin if parent is None else parent.teacher[origin]
         groups = fit.groups(values, len(origin))
-        size = self._batch
+        scope = self._scope(fit)
+        size = scope.batch
         batches = [g[i : i + size] for g in groups for i in range(0, len(g), size)]
         parts, kept = [], []
         for heads in batches:
@@ -363,16 +445,18 @@ class StudentStage:
                 previous = jnp.asarray(parent.heads.params[origin[padded]])
             own = {name: column[padded] for name, column in values.items()}
             hyperparameters = self._hyperparameters(own)
-            probabilities = jnp.asarray(self._teacher[teacher[padded]])
+            known = {name: jnp.asarray(v[teacher[padded]]) for name, v in scope.known.items()}
+            probabilities = jnp.asarray(scope.teacher[teacher[padded]])
             if isinstance(fit, Train):
                 solution = fit.run(
                     self._prepared,
-                    self._rows,
-                    self._num_rows,
+                    scope.rows,
+                    scope.num_rows,
                     probabilities,
                     previous,
                     own,
                     hyperparameters,
+                    known,
                 )
                 mask = np.asarray(solution.kept)
             else:
@@ -380,52 +464,45 @@ class StudentStage:
                 others = [own[name] for name in own if name != fit.l2]
                 alike = np.stack([origin[padded], *others], axis=1)
                 chains = np.unique(alike, axis=0, return_inverse=True)[1].ravel()
-                solution, mask = self._solve(
-                    fit, probabilities, previous, hyperparameters, own[fit.l2], chains, len(heads)
+                valid = scope.valid if scope.valid.ndim == 1 else scope.valid[teacher[padded]]
+                targets, weights = _round(
+                    fit,
+                    previous,
+                    self._prepared.x,
+                    scope.rows,
+                    valid,
+                    probabilities,
+                    hyperparameters,
+                    known,
                 )
+                loss = fit.loss(hyperparameters)
+                solution = fit_rows(
+                    self._prepared,
+                    scope.rows,
+                    Targets(targets, self.num_classes),
+                    weights=weights,
+                    l2=own[fit.l2],
+                    loss=loss,
+                    init=previous if fit.warm_start else None,
+                    chains=chains if loss.convex and not fit.warm_start else None,
+                    num_heads=len(heads),
+                    num_rows=scope.num_rows,
+                    memory_budget=self._budget,
+                )
+                mask = np.asarray(weights) > 0
+                mask = np.broadcast_to(mask, (len(padded), mask.shape[1]))
             parts.append(_to_host(solution, len(heads)))
-            kept.append(mask[: len(heads), : self._num_rows])
+            kept.append(mask[: len(heads), : len(self._unlabelled)])
         order = np.concatenate(batches)
         self.num_fitted += len(order)
         back = np.argsort(order)
         return _Node(Heads.join(parts).take(back), np.concatenate(kept)[back], teacher)
 
-    def _solve(
-        self,
-        fit: Fit,
-        teacher: Float[Array, "h n c"],
-        previous: Float[Array, "h k p"] | None,
-        hyperparameters: Mapping[str, Array],
-        l2: Float[np.ndarray, " h"],
-        chains: Int[np.ndarray, " h"],
-        num_heads: int,
-    ) -> tuple[Solution, Bool[np.ndarray, "h n"]]:
-        """One batch of heads by the solver, and their rows of positive weight."""
-        targets, weights = _round(
-            fit, previous, self._prepared.x, self._rows, self._valid, teacher, hyperparameters
-        )
-        loss = fit.loss(hyperparameters)
-        solution = fit_rows(
-            self._prepared,
-            self._rows,
-            Targets(targets, self.num_classes),
-            weights=weights,
-            l2=l2,
-            loss=loss,
-            init=previous if fit.warm_start else None,
-            chains=chains if loss.convex and not fit.warm_start else None,
-            num_heads=num_heads,
-            num_rows=self._num_rows,
-            memory_budget=self._budget,
-        )
-        mask = np.asarray(weights) > 0
-        return solution, np.broadcast_to(mask, (len(l2), mask.shape[1]))
-
     def _hyperparameters(self, values: Mapping[str, np.ndarray]) -> dict[str, Array]:
         dtype = self._prepared.x.dtype
         traced = {name: jnp.asarray(column, dtype) for name, column in values.items()}
         if "keep_fraction" in values:
-            counts = [keep_count(p, self._num_rows) for p in values["keep_fraction"]]
+            counts = [keep_count(p, len(self._unlabelled)) for p in values["keep_fraction"]]
             traced["keep_count"] = jnp.asarray(counts, jnp.int32)
         return traced
 
@@ -438,8 +515,9 @@ def _round_body(
     valid: Array,
     teacher: Array,
     hyperparameters: Mapping[str, Array],
+    known: Mapping[str, Array],
 ) -> tuple[Array, Array]:
-    """Targets and weights of one round, in the solver's layout."""
+    """Targets and weights of one round, in the solver's layout; `valid` is of all heads or each."""
     num_heads, num_rows, num_classes = teacher.shape
     num_logits = num_logits_of(num_classes)
     if previous is None:
@@ -448,10 +526,12 @@ def _round_body(
         logits = logits_on_rows(previous, x, rows)
 
     def of_all_heads(function: Callable[[RoundInputs], Array]) -> Array:
-        def of_one(probabilities: Array, z: Array, values: Mapping[str, Array]) -> Array:
-            return function(RoundInputs(probabilities, z, valid, values))
+        def of_one(probabilities: Array, z: Array, valid: Array, values: Any, known: Any) -> Array:
+            return function(RoundInputs(probabilities, z, valid, values, **known))
 
-        return jax.vmap(of_one)(teacher.astype(x.dtype), logits, hyperparameters)
+        axes = 0, 0, 0 if valid.ndim == 2 else None, 0, 0
+        of_each = jax.vmap(of_one, in_axes=axes)
+        return of_each(teacher.astype(x.dtype), logits, valid, hyperparameters, dict(known))
 
     targets = of_all_heads(fit.targets)
     if targets.ndim == 3:
@@ -459,7 +539,7 @@ def _round_body(
     elif num_classes == 2:
         targets = targets.astype(x.dtype)
     if fit.weights is None:
-        return targets, valid[None].astype(x.dtype)
+        return targets, jnp.atleast_2d(valid).astype(x.dtype)
     weights = of_all_heads(fit.weights)
     return targets, jnp.where(valid, weights, 0.0).astype(x.dtype)
 

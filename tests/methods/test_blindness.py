@@ -1,17 +1,33 @@
 """True labels and groups of unlabelled rows enter nothing but the ceiling and diagnostics."""
 
-import inspect
+import itertools
 
+import jax
 import numpy as np
+import pytest
 
 from tests.toy import toy_set
-from w2s_jax.heads.training import Batch
-from w2s_jax.methods import METHODS, RoundInputs
-from w2s_jax.pipeline import StudentStage
+from w2s_jax.heads import prepare
+from w2s_jax.methods import METHODS, Fit, Method
+from w2s_jax.methods.rounds import hard_pseudolabels
+from w2s_jax.pipeline import Known, Request, StudentStage
 from w2s_jax.sweep import Grid, run
+from w2s_jax.sweep.axes import METHOD_OPTIONS
 from w2s_jax.sweep.planning import draw_request
 from w2s_jax.sweep.runner import _Runner
 
+OPTIONS = {axis.name: axis.choices for axis in METHOD_OPTIONS if axis.choices is not None}
+
+
+def settings(method):
+    """All values of a method's options."""
+    return [
+        dict(zip(method.options, values, strict=True))
+        for values in itertools.product(*(OPTIONS[name] for name in method.options))
+    ]
+
+
+ORACLES = {"enhanced_oracle", "group_reweighted", "group_subsampled", "group_dro", "dfr"}
 GRID = {
     "eta_l": 0.2,
     "eta_u": 0.4,
@@ -20,7 +36,7 @@ GRID = {
     "teacher_l2": (0.01, 0.1),
     "student_l2": (0.03, 0.3),
     "keep_fraction": (0.25, 0.6),
-    "methods": tuple(METHODS),
+    "methods": tuple(name for name in METHODS if name not in ORACLES),
     "retrain_targets": ("teacher", "student"),
     "retrain_init": ("zero", "warm"),
     "pseudolabels": ("hard", "soft"),
@@ -61,12 +77,65 @@ def test_permuting_true_labels_and_groups_leaves_every_student_as_it_is(monkeypa
     assert not rows["ceiling_accuracy"].equals(again["ceiling_accuracy"])
 
 
-def test_no_label_reaches_the_student_stage():
-    assert "labels" not in inspect.signature(StudentStage).parameters
-    assert set(inspect.signature(RoundInputs).parameters) == {
-        "teacher_probabilities",
-        "logits",
-        "valid",
-        "hyperparameters",
-    }
-    assert set(Batch._fields) == {"x", "valid", "inputs", "step"}
+def test_the_oracles_are_those_that_are_called_so():
+    for method in METHODS.values():
+        for options in settings(method):
+            assert method.is_oracle(options) == (method.name in ORACLES), method.name
+
+
+@pytest.mark.parametrize("on_labelled", [False, True])
+@pytest.mark.parametrize("oracle", [False, True])
+def test_a_round_sees_what_it_says_it_sees(on_labelled, oracle):
+    seen = {}
+
+    def note(**values):
+        seen.update({name: np.asarray(value) for name, value in values.items()})
+
+    def look(inputs):
+        fields = {name: getattr(inputs, name) for name in ("labelled", "labels", "in_group")}
+        jax.debug.callback(
+            note, valid=inputs.valid, **{k: v for k, v in fields.items() if v is not None}
+        )
+        return hard_pseudolabels(inputs)
+
+    rng = np.random.default_rng(0)
+    labels, groups = rng.integers(0, 2, 40), rng.integers(0, 4, 40)
+    labelled, unlabelled = np.array([3, 5, 8]), np.arange(10, 30)
+    known = Known(
+        labelled=labelled,
+        of_teacher=np.array([[True, False, True]]),
+        teacher_probabilities=np.full((1, 3, 2), 0.5),
+        labels=labels,
+        groups=groups,
+        num_groups=4,
+    )
+    stage = StudentStage(
+        prepare(rng.standard_normal((40, 6))), unlabelled, np.full((1, 20, 2), 0.5), known=known
+    )
+    method = Method("look", lambda _: (Fit(targets=look, on_labelled=on_labelled, oracle=oracle),))
+    request = Request(method, {}, np.array([0]), {"student_l2": np.array([0.1])})
+    stage.train([request])
+    jax.effects_barrier()
+
+    names = {"valid"} | ({"labelled"} if on_labelled else set())
+    names |= {"labels"} if on_labelled or oracle else set()
+    assert set(seen) == names | ({"in_group"} if oracle else set())
+    # The second labelled row is another teacher's.
+    own = (
+        np.concatenate([np.ones(20, bool), [True, False, True]])
+        if on_labelled
+        else np.ones(20, bool)
+    )
+    size = len(own)
+    assert np.array_equal(seen["valid"], np.pad(own, (0, len(seen["valid"]) - size)))
+    rows = np.concatenate([unlabelled, labelled])[:size]
+    if on_labelled:
+        assert np.flatnonzero(seen["labelled"]).tolist() == [20, 22]
+    if on_labelled or oracle:
+        visible = own if oracle else seen["labelled"][:size]
+        assert np.array_equal(seen["labels"][:size], np.where(visible, labels[rows], -1))
+        assert (seen["labels"][size:] == -1).all()
+    if oracle:
+        expected = (groups[rows] == np.arange(4)[:, None]) & own
+        assert np.array_equal(seen["in_group"][:, :size], expected)
+        assert not seen["in_group"][:, size:].any()

@@ -4,11 +4,14 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
 from tests.toy import toy_set
+from w2s_jax.features import FeaturePair, FeatureSet
+from w2s_jax.splits import Draw
 from w2s_jax.sweep import Grid, resolve_pairs, run
 from w2s_jax.sweep.planning import draw_request, plan_grid
 
@@ -111,15 +114,25 @@ def remedy(name, x, teacher, l2):
     return head, np.arange(len(x))
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=["2 classes", "3 classes"])
-def chains(request):
-    """The result rows of all remedies, and what a slow one starts from."""
+class Chain(NamedTuple):
+    """The result rows of some methods, and what slow ones start from."""
+
+    rows: pd.DataFrame
+    data: FeaturePair
+    draw: Draw
+    strong: np.ndarray
+    teacher: np.ndarray
+    everywhere: np.ndarray
+
+
+def run_chain(num_classes, methods, **axes):
+    """Runs methods, and fits the teacher slowly."""
     sets = tuple(
-        toy_set(name, num_classes=request.param, rows_per_cell=100, signal=signal, seed=seed)
+        toy_set(name, num_classes=num_classes, rows_per_cell=100, signal=signal, seed=seed)
         for name, signal, seed in (("weak", 0.5, 1), ("strong", 1.2, 2))
     )
     pairs = resolve_pairs([sets])
-    grid = Grid(pairs=(sets,), methods=NAMES, **COMMON)
+    grid = Grid(pairs=(sets,), methods=methods, **COMMON, **axes)
     # A round's targets may come from the head before, so that its error adds to this one's.
     with jax.enable_x64(True):
         rows = run(grid, pairs=pairs, dtype=np.float64).set_index("method")
@@ -127,11 +140,18 @@ def chains(request):
     config = plan_grid(grid, pairs).groups[0].chunks[0].configs[0]
     draw = pair.pool("equal").draw(0, draw_request(config))
     data = pair.data
+    assert isinstance(data.teacher, FeatureSet)
     weak = scaled(data.teacher.features[data.teacher_index], data.pool_rows)
     strong = scaled(data.student.features[data.student_index], data.pool_rows)
-    eye = np.eye(request.param)
+    eye = np.eye(num_classes)
     teacher = fit(weak[draw.labelled], eye[data.labels[draw.labelled]], 0.05)
-    return rows, data, draw, strong, probabilities(teacher(weak[draw.unlabelled]))
+    everywhere = probabilities(teacher(weak))
+    return Chain(rows, data, draw, strong, everywhere[draw.unlabelled], everywhere)
+
+
+@pytest.fixture(scope="module", params=[2, 3], ids=["2 classes", "3 classes"])
+def chains(request):
+    return run_chain(request.param, NAMES)
 
 
 NAMES = (
@@ -147,7 +167,7 @@ NAMES = (
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_remedy_agrees_with_its_slow_form(chains, name):
-    rows, data, draw, strong, teacher = chains
+    rows, data, draw, strong, teacher, _ = chains
     row = rows.loc[name]
     head, kept = remedy(name, strong[draw.unlabelled], teacher, 0.2)
     tolerance = 1e-4 if name == "self_training" else 1e-5  # four fits, one upon the other

@@ -5,15 +5,32 @@ import difflib
 from w2s_jax.errors import GridError
 from w2s_jax.methods.enhanced import ENHANCED
 from w2s_jax.methods.gradient import GradientStep
+from w2s_jax.methods.group_balance import DFR, GROUP_REWEIGHTED, GROUP_SUBSAMPLED
+from w2s_jax.methods.group_dro import GROUP_DRO
+from w2s_jax.methods.labelled import LABELLED, LABELLED_AND_PSEUDO
 from w2s_jax.methods.rounds import Fit, Method, RoundInputs, Train
-from w2s_jax.methods.selected import SELECTED
+from w2s_jax.methods.selected import ENHANCED_ORACLE, SELECTED
 from w2s_jax.methods.self_training import PRODUCT, SELF_TRAINING
 from w2s_jax.methods.trained import VANILLA_TRAINED
 from w2s_jax.methods.vanilla import VANILLA
 
 METHODS = {
     method.name: method
-    for method in (VANILLA, ENHANCED, *SELECTED, PRODUCT, SELF_TRAINING, VANILLA_TRAINED)
+    for method in (
+        VANILLA,
+        ENHANCED,
+        *SELECTED,
+        PRODUCT,
+        SELF_TRAINING,
+        VANILLA_TRAINED,
+        LABELLED,
+        LABELLED_AND_PSEUDO,
+        ENHANCED_ORACLE,
+        GROUP_REWEIGHTED,
+        GROUP_SUBSAMPLED,
+        GROUP_DRO,
+        DFR,
+    )
 }
 
 

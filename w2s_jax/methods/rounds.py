@@ -7,6 +7,7 @@ of any rule.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,22 +26,30 @@ from w2s_jax.heads.training import Schedule, Step, TrainedRows, train_rows
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RoundInputs:
-    """What one head's round may look at. No true label and no group is in it.
+    """What one head's round may look at.
 
-    Rows are in draw order, padded to a bucket.
+    Rows are in draw order, padded to a bucket. No true label and no group of an unlabelled row is
+    in it, unless the round says that it is an oracle.
 
     Attributes:
-        teacher_probabilities: teacher's class probabilities on the unlabelled rows ``[n, c]``.
+        teacher_probabilities: teacher's class probabilities on the rows ``[n, c]``.
         logits: the student's logits after the previous round ``[k, n]``; zeros before the first.
-        valid: False for padding ``[n]``.
+        valid: False for padding, and for labelled rows of other teachers ``[n]``.
         hyperparameters: scalars by name, those the round reads and ``keep_count``, the number of
-            rows that ``keep_fraction`` keeps.
+            rows that ``keep_fraction`` keeps of the unlabelled ones.
+        labelled: whether the teacher learned from the row ``[n]``; None in a round on unlabelled
+            rows.
+        labels: true classes ``[n]``, -1 where they are hidden; None in a round that sees none.
+        in_group: whether each row belongs to each group ``[g, n]``; None but for oracles.
     """
 
     teacher_probabilities: Float[Array, "n c"]
     logits: Float[Array, "k n"]
     valid: Bool[Array, " n"]
     hyperparameters: Mapping[str, Array]
+    labelled: Bool[Array, " n"] | None = None
+    labels: Int[Array, " n"] | None = None
+    in_group: Bool[Array, "g n"] | None = None
 
 
 Function = Callable[[RoundInputs], Array]
@@ -52,7 +61,7 @@ def _cross_entropy(hyperparameters: Mapping[str, Array]) -> Loss:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """One convex-style problem on the unlabelled rows, for the solver.
+    """One convex-style problem for the solver, on the unlabelled rows where nothing else is said.
 
     Its functions must be module-level: two methods whose first rounds are equal share their heads.
 
@@ -64,6 +73,10 @@ class Fit:
         l2: name of the hyperparameter that is the penalty.
         reads: hyperparameters that `targets`, `weights` and `loss` read.
         warm_start: start from the previous round's head instead of zero.
+        on_labelled: the rows that the teacher learned from, with their labels, follow the
+            unlabelled ones.
+        oracle: true labels and groups of all rows are seen. Such a round is an upper bound, or a
+            method that needs group labels.
     """
 
     targets: Function
@@ -72,6 +85,8 @@ class Fit:
     l2: str = "student_l2"
     reads: tuple[str, ...] = ()
     warm_start: bool = False
+    on_labelled: bool = False
+    oracle: bool = False
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:
@@ -108,6 +123,7 @@ class Train:
         held_out: share of rows that early stopping holds out, in (0, 1): the last ones of the draw,
             whose order is random.
         evaluate_every: steps between evaluations.
+        oracle: as of `Fit`.
 
     Raises:
         HeadError: for numbers that make no sense.
@@ -120,6 +136,8 @@ class Train:
     warm_start: bool = False
     held_out: float = 0.1
     evaluate_every: int = 20
+    oracle: bool = False
+    on_labelled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Checks the numbers that are no hyperparameters."""
@@ -176,6 +194,7 @@ class Train:
         previous: Float[Array, "h k p"] | None,
         values: Mapping[str, Float[np.ndarray, " h"]],
         hyperparameters: Mapping[str, Array],
+        known: Mapping[str, Array],
     ) -> TrainedRows:
         """Trains heads of one of the `groups`.
 
@@ -187,6 +206,7 @@ class Train:
             previous: heads of the previous round; None in the first.
             values: hyperparameters on the host.
             hyperparameters: the same, as the rule sees them.
+            known: further fields of each head's `RoundInputs`.
         """
         counts = self._counts(values, len(teacher))
         num_logits = num_logits_of(teacher.shape[-1])
@@ -215,7 +235,7 @@ class Train:
             evaluate_every=self.evaluate_every,
             seed=int(values["seed"][0]) if "seed" in values else 0,
         )
-        data = (teacher.astype(zero.dtype), logits, dict(hyperparameters))
+        data = (teacher.astype(zero.dtype), logits, dict(hyperparameters), dict(known))
         start = previous if previous is not None and self.warm_start else zero
         try:
             return train_rows(prepared, rows, self.step, _inputs_of_rows, data, schedule, start)
@@ -241,13 +261,16 @@ def _check_counts(numbers: np.ndarray, name: str, low: int) -> Int[np.ndarray, "
 
 
 def _inputs_of_rows(
-    own: tuple[Array, Array, Mapping[str, Array]], index: Array | None, valid: Array
+    own: tuple[Array, Array, Mapping[str, Array], Mapping[str, Array]],
+    index: Array | None,
+    valid: Array,
 ) -> RoundInputs:
     """One head's inputs for some rows; all of them where `index` is None."""
-    teacher, logits, hyperparameters = own
+    teacher, logits, hyperparameters, known = own
     if index is not None:
         teacher, logits = teacher[index], logits[:, index]
-    return RoundInputs(teacher, logits, valid, hyperparameters)
+        known = {name: values[..., index] for name, values in known.items()}
+    return RoundInputs(teacher, logits, valid, hyperparameters, **known)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,6 +286,14 @@ class Method:
     name: str
     rounds: Callable[[Mapping[str, str]], tuple[Round, ...]]
     options: tuple[str, ...] = ()
+
+    def sees_labelled(self, options: Mapping[str, str]) -> bool:
+        """Whether a round looks at the rows that the teacher learned from."""
+        return any(fit.on_labelled for fit in self.rounds(options))
+
+    def is_oracle(self, options: Mapping[str, str]) -> bool:
+        """Whether a round sees true labels and groups."""
+        return any(fit.oracle for fit in self.rounds(options))
 
 
 def hard_pseudolabels(inputs: RoundInputs) -> Array:

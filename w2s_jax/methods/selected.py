@@ -8,7 +8,8 @@ its entropy does.
 `enhanced_loss` keeps the rows on which the student agrees most with the pseudolabel, the usual
 reading of a small loss as a clean label (Han et al., Co-teaching, NeurIPS 2018);
 `enhanced_agreement` those on which student and teacher have the closest probabilities, by
-Jensen-Shannon divergence.
+Jensen-Shannon divergence. `enhanced_oracle` knows the truth: right pseudolabels come first, by
+entropy among themselves. No score can select better labels, which bounds what selection can do.
 """
 
 from collections.abc import Mapping
@@ -18,8 +19,9 @@ from jaxtyping import Array, Float
 
 from w2s_jax.methods import vanilla
 from w2s_jax.methods.enhanced import generalized_cross_entropy, own_probabilities
+from w2s_jax.methods.labelled import labels_of
 from w2s_jax.methods.rounds import Fit, Function, Method, RoundInputs, hard_pseudolabels
-from w2s_jax.methods.selection import keep_lowest, margin
+from w2s_jax.methods.selection import entropy_score, keep_lowest, margin
 from w2s_jax.methods.trained import cross_entropy_rows
 
 
@@ -65,9 +67,15 @@ def draw_order(inputs: RoundInputs) -> Float[Array, " n"]:
     return jnp.arange(inputs.logits.shape[1]).astype(inputs.logits.dtype)
 
 
-def _method(name: str, score: Function) -> Method:
-    # Made once a score, so that equal rounds are recognised as equal.
-    weights = _keeps_lowest(score)
+def right_first(inputs: RoundInputs) -> Array:
+    """Weight 1 for the rows of right pseudolabel, lowest entropy first, then for wrong ones."""
+    wrong = (hard_pseudolabels(inputs) != labels_of(inputs)).astype(inputs.logits.dtype)
+    keep_count = inputs.hyperparameters["keep_count"]
+    kept = keep_lowest(wrong, keep_count, inputs.valid, entropy_score(inputs.logits))
+    return kept.astype(inputs.logits.dtype)
+
+
+def _method(name: str, weights: Function, oracle: bool = False) -> Method:
 
     def rounds(options: Mapping[str, str]) -> tuple[Fit, ...]:
         retraining = Fit(
@@ -76,6 +84,7 @@ def _method(name: str, score: Function) -> Method:
             loss=generalized_cross_entropy,
             l2="retrain_l2",
             reads=("keep_fraction", "gce_q"),
+            oracle=oracle,
         )
         return (*vanilla.rounds(options), retraining)
 
@@ -83,7 +92,7 @@ def _method(name: str, score: Function) -> Method:
 
 
 SELECTED = tuple(
-    _method(f"enhanced_{name}", score)
+    _method(f"enhanced_{name}", _keeps_lowest(score))
     for name, score in {
         "margin": student_margin,
         "teacher": teacher_uncertainty,
@@ -92,3 +101,4 @@ SELECTED = tuple(
         "random": draw_order,
     }.items()
 )
+ENHANCED_ORACLE = _method("enhanced_oracle", right_first, oracle=True)

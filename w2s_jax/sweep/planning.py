@@ -268,11 +268,15 @@ def make_plan(configs: Sequence[Config], pairs: Mapping[str, Pair]) -> Plan:
         GridError: for a configuration of an unknown pair.
     """
     by_group: dict[tuple[Any, ...], dict[tuple[Any, ...], list[Config]]] = {}
+    kinds: dict[tuple[str, str, bool], Config] = {}
     for c in configs:
         if c.pair not in pairs:
             raise GridError(f"unknown pair {c.pair!r}; known: {', '.join(pairs)}")
+        kinds.setdefault((c.pair, c.method, c.eta_u is None), c)
         chunks = by_group.setdefault((c.pair, c.feature_scaling, c.class_prior, c.seed), {})
         chunks.setdefault((c.eta_u, c.n_unlabelled), []).append(c)
+    for c in kinds.values():
+        _check_sight(c, pairs[c.pair])
     requests: dict[tuple[str, str], dict[tuple[int, DrawRequest], None]] = {}
     distinct = {
         (c.pair, c.class_prior, c.seed, c.eta_l, c.eta_u)
@@ -296,6 +300,21 @@ def make_plan(configs: Sequence[Config], pairs: Mapping[str, Pair]) -> Plan:
         )
         groups.append(Group(name, scaling, prior, seed, made, made))
     return Plan(dict(pairs), tuple(groups))
+
+
+def _check_sight(config: Config, pair: Pair) -> None:
+    """Refuses methods that would look at labels which do not exist."""
+    method, options = get_method(config.method), config.options()
+    if method.sees_labelled(options) and pair.teacher_is_elsewhere:
+        raise GridError(
+            f"method {method.name!r} trains on the rows that the teacher learned from, but the "
+            f"teacher of {pair.name} comes from elsewhere; leave the method out"
+        )
+    if method.is_oracle(options) and config.eta_u is None:
+        raise GridError(
+            f"method {method.name!r} is an oracle that sees true labels, but eta_u is unlabelled; "
+            "leave the method out"
+        )
 
 
 def plan_grid(

@@ -23,7 +23,9 @@ from w2s_jax.heads.prepared import check_dtype
 from w2s_jax.metrics import GroupedTest, grouped_test
 from w2s_jax.pipeline import (
     Heads,
+    Known,
     Labelled,
+    Request,
     StudentStage,
     fit_labelled,
     teacher_probabilities,
@@ -366,6 +368,34 @@ class _Runner:
         side = self._side(pair, group.feature_scaling, teacher=True)
         return teacher_probabilities(side.prepared, teachers.heads.take(used), rows)
 
+    def _known(
+        self,
+        group: Group,
+        chunk: Chunk,
+        shared: _Shared,
+        requests: Sequence[Request],
+        used: np.ndarray,
+    ) -> Known | None:
+        """What the rounds of some requests may see beside the pseudolabels; None: nothing."""
+        pair, draws = shared.pair, shared.draws
+        labelled = any(r.method.sees_labelled(r.options) for r in requests)
+        if not labelled and not any(r.method.is_oracle(r.options) for r in requests):
+            return None
+        rows, own = np.empty(0, np.int64), np.empty((len(used), 0), bool)
+        if labelled:
+            sets = {(r.eta_l, r.n_labelled): draw.labelled for r, draw in draws.items()}
+            # Those of the whole group, so that a resumed run pads as an uninterrupted one does.
+            rows = np.unique(np.concatenate(list(sets.values())))
+            own = np.stack([np.isin(rows, sets[key[:2]]) for key in chunk.teachers])
+        return Known(
+            labelled=rows,
+            of_teacher=own,
+            teacher_probabilities=self._probabilities(pair, group, shared.teachers, used, rows),
+            labels=pair.data.labels,
+            groups=pair.data.groups,
+            num_groups=len(pair.data.student.group_names),
+        )
+
     def _chunk(self, group: Group, chunk: Chunk, shared: _Shared) -> pd.DataFrame:
         """Trains one chunk's students and returns its rows."""
         pair, test, draws, validation, teachers, index = shared
@@ -375,7 +405,13 @@ class _Runner:
         probabilities = self._probabilities(pair, group, teachers, used, rows)
         data = pair.data
         requests, served = chunk.requests()
-        stage = StudentStage(student.prepared, rows, probabilities, self._budget)
+        stage = StudentStage(
+            student.prepared,
+            rows,
+            probabilities,
+            self._budget,
+            known=self._known(group, chunk, shared, requests, used),
+        )
         trained = stage.train(requests)
         has_truth = chunk.configs[0].eta_u is not None
         ceilings = None
