@@ -123,11 +123,12 @@ def check_images(
 
 
 def _problem(image: str | bytes | StoredImage) -> str:
-    if not isinstance(image, str | bytes):
-        return ""
     if isinstance(image, str) and not os.path.isfile(image):
         return "there is no such file"
     try:
+        if not isinstance(image, str | bytes):
+            image.load()
+            return ""
         content = read_content(image)
     except DatasetError as error:
         return str(error)
