@@ -3,14 +3,20 @@
 import difflib
 
 from w2s_jax.errors import GridError
+from w2s_jax.methods.bootstrapped import BOOTSTRAP_HARD, BOOTSTRAP_SOFT, ENTROPY_MINIMISATION
+from w2s_jax.methods.confidence import CONFIDENCE, CONFIDENCE_ADAPTIVE
+from w2s_jax.methods.corrected import BACKWARD_CORRECTION, FORWARD_CORRECTION
 from w2s_jax.methods.enhanced import ENHANCED
 from w2s_jax.methods.gradient import GradientStep
 from w2s_jax.methods.group_balance import DFR, GROUP_REWEIGHTED, GROUP_SUBSAMPLED
 from w2s_jax.methods.group_dro import GROUP_DRO
 from w2s_jax.methods.labelled import LABELLED, LABELLED_AND_PSEUDO
+from w2s_jax.methods.reweighted import JTT, LFF
 from w2s_jax.methods.rounds import Fit, Method, RoundInputs, Train
 from w2s_jax.methods.selected import ENHANCED_ORACLE, SELECTED
 from w2s_jax.methods.self_training import PRODUCT, SELF_TRAINING
+from w2s_jax.methods.sinkhorn import SINKHORN
+from w2s_jax.methods.smoothed import LABEL_SMOOTHING
 from w2s_jax.methods.trained import VANILLA_TRAINED
 from w2s_jax.methods.vanilla import VANILLA
 
@@ -23,6 +29,17 @@ METHODS = {
         PRODUCT,
         SELF_TRAINING,
         VANILLA_TRAINED,
+        CONFIDENCE,
+        CONFIDENCE_ADAPTIVE,
+        LABEL_SMOOTHING,
+        BOOTSTRAP_HARD,
+        BOOTSTRAP_SOFT,
+        ENTROPY_MINIMISATION,
+        FORWARD_CORRECTION,
+        BACKWARD_CORRECTION,
+        SINKHORN,
+        JTT,
+        LFF,
         LABELLED,
         LABELLED_AND_PSEUDO,
         ENHANCED_ORACLE,

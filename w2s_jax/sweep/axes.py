@@ -9,6 +9,7 @@ import numpy as np
 
 from w2s_jax.errors import GridError
 from w2s_jax.features.scaling import SCALINGS
+from w2s_jax.methods.sinkhorn import PRIORS
 from w2s_jax.methods.trained import OPTIMIZERS
 from w2s_jax.splits import CLASS_PRIORS
 
@@ -130,6 +131,45 @@ AXES = (
         integer=True,
         of_methods=True,
     ),
+    Axis(
+        "confidence_weight",
+        "final weights of the student's own hard labels",
+        high=1,
+        of_methods=True,
+    ),
+    Axis(
+        "warmup_fraction",
+        "shares of the steps in which the weight of own labels rises",
+        high=1,
+        of_methods=True,
+    ),
+    Axis(
+        "confidence_temperature",
+        "temperatures of the adaptive weight of own labels",
+        open_low=True,
+        of_methods=True,
+    ),
+    Axis(
+        "smoothing", "shares of the uniform distribution in pseudolabels", high=1, of_methods=True
+    ),
+    Axis("bootstrap_weight", "weights of own beliefs in bootstrapping", high=1, of_methods=True),
+    Axis("entropy_weight", "weights of the entropy in the loss", of_methods=True),
+    Axis(
+        "anchor_quantile",
+        "quantiles of probability at which noise is read off",
+        high=1,
+        open_low=True,
+        of_methods=True,
+    ),
+    Axis("identity_weight", "shares of the identity in the noise matrix", high=1, of_methods=True),
+    Axis(
+        "sinkhorn_steps",
+        "scalings of pseudolabels to their class prior",
+        high=10**6,
+        integer=True,
+        of_methods=True,
+    ),
+    Axis("upweight", "weights of rows of disagreement", open_low=True, of_methods=True),
     Axis("pseudolabels", "pseudolabels", choices=("hard", "soft"), of_methods=True),
     Axis(
         "retrain_targets",
@@ -139,6 +179,12 @@ AXES = (
     ),
     Axis("retrain_init", "start of the retraining", choices=("zero", "warm"), of_methods=True),
     Axis("optimizer", "optimizer of training", choices=tuple(OPTIMIZERS), of_methods=True),
+    Axis(
+        "sinkhorn_prior",
+        "class shares that pseudolabels are scaled to",
+        choices=tuple(PRIORS),
+        of_methods=True,
+    ),
     Axis("feature_scaling", "scaling of the features", choices=SCALINGS),
     Axis("class_prior", "class prior of the draws", choices=CLASS_PRIORS),
 )

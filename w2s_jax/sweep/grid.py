@@ -49,10 +49,21 @@ class Config:
         learning_rate: of the training.
         batch_size: rows of a minibatch, at most n_unlabelled; 0 for all rows.
         patience: evaluations without improvement after which training stops; 0 for never.
+        confidence_weight: final weight of the student's own hard labels.
+        warmup_fraction: share of the steps in which the weight of own labels rises.
+        confidence_temperature: of the adaptive weight of own labels.
+        smoothing: share of the uniform distribution in pseudolabels.
+        bootstrap_weight: weight of own beliefs in bootstrapping.
+        entropy_weight: of the entropy in the loss.
+        anchor_quantile: of a class's probability at which its label noise is read off.
+        identity_weight: share of the identity in the noise matrix.
+        sinkhorn_steps: scalings of pseudolabels to their class prior.
+        upweight: weight of rows on which student and teacher disagree.
         pseudolabels: "hard" or "soft".
         retrain_targets: "teacher" or "student".
         retrain_init: "zero" or "warm".
         optimizer: "adam", "sgd" or "momentum".
+        sinkhorn_prior: "uniform" or "pseudolabels".
         feature_scaling: "rms", "none" or "standardize".
         class_prior: "equal" or "pool".
     """
@@ -74,10 +85,21 @@ class Config:
     learning_rate: float | None = None
     batch_size: int | None = None
     patience: int | None = None
+    confidence_weight: float | None = None
+    warmup_fraction: float | None = None
+    confidence_temperature: float | None = None
+    smoothing: float | None = None
+    bootstrap_weight: float | None = None
+    entropy_weight: float | None = None
+    anchor_quantile: float | None = None
+    identity_weight: float | None = None
+    sinkhorn_steps: int | None = None
+    upweight: float | None = None
     pseudolabels: str | None = "hard"
     retrain_targets: str | None = None
     retrain_init: str | None = None
     optimizer: str | None = None
+    sinkhorn_prior: str | None = None
     feature_scaling: str = "rms"
     class_prior: str = "equal"
 
@@ -209,12 +231,24 @@ class Grid:
         batch_size: rows of a minibatch, at most n_unlabelled; 0 for all rows.
         patience: evaluations on held-out pseudolabels without improvement after which training
             stops; 0 for no early stopping.
+        confidence_weight: final weights of the student's own hard labels, in [0, 1].
+        warmup_fraction: shares of the steps in which the weight of own labels rises, in [0, 1].
+        confidence_temperature: temperatures of the adaptive weight of own labels, > 0.
+        smoothing: shares of the uniform distribution in pseudolabels, in [0, 1].
+        bootstrap_weight: weights of own beliefs in bootstrapping, in [0, 1].
+        entropy_weight: weights of the entropy in the loss, >= 0.
+        anchor_quantile: quantiles of a class's probability at which its label noise is read off, in
+            (0, 1].
+        identity_weight: shares of the identity in the noise matrix, in [0, 1].
+        sinkhorn_steps: scalings of pseudolabels to their class prior.
+        upweight: weights of rows on which student and teacher disagree, > 0.
         seeds: of the draws.
         methods: names of methods; vanilla is always among them.
         pseudolabels: "hard", "soft".
         retrain_targets: "teacher", "student".
         retrain_init: "zero", "warm".
         optimizer: "adam", "sgd", "momentum" (0.9).
+        sinkhorn_prior: "uniform", "pseudolabels".
         feature_scaling: "rms", "none", "standardize".
         class_prior: "equal" or "pool".
         eta_o: what "eta_o" stands for; default each benchmark's own fraction.
@@ -242,12 +276,23 @@ class Grid:
     learning_rate: Any = (0.01,)
     batch_size: Any = (0,)
     patience: Any = (0,)
+    confidence_weight: Any = (0.5,)
+    warmup_fraction: Any = (0.2,)
+    confidence_temperature: Any = (1.0,)
+    smoothing: Any = (0.1,)
+    bootstrap_weight: Any = (0.2,)
+    entropy_weight: Any = (0.1,)
+    anchor_quantile: Any = (0.97,)
+    identity_weight: Any = (0.0,)
+    sinkhorn_steps: Any = (20,)
+    upweight: Any = (5.0,)
     seeds: Any = (0, 1, 2, 3, 4)
     methods: Any = ("vanilla", "enhanced")
     pseudolabels: Any = ("hard",)
     retrain_targets: Any = ("teacher",)
     retrain_init: Any = ("zero",)
     optimizer: Any = ("adam",)
+    sinkhorn_prior: Any = ("uniform",)
     feature_scaling: Any = ("rms",)
     class_prior: Any = ("equal",)
     eta_o: float | None = None
