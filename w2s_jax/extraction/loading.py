@@ -6,6 +6,7 @@ of workers nor their speed changes what is in one.
 """
 
 import contextlib
+import gc
 import os
 import shutil
 import threading
@@ -170,11 +171,18 @@ def load_blocks(
     with readable_flags():
         iterator = iter(data)
         try:
-            yield from iterator
+            while (block := next(iterator, None)) is not None:
+                # What comes from a process lies in shared memory that is freed with the array.
+                block = {
+                    "rows": np.array(block["rows"]),
+                    "pixels": [*map(np.array, block["pixels"])],
+                }
+                yield block
         finally:
-            close = getattr(iterator, "close", None)
-            if close is not None:
-                close()
+            iterator.close()
+            del iterator
+            if num_workers:
+                gc.collect()  # The iterator is in a cycle with the last block of each process.
 
 
 def num_cores() -> int:

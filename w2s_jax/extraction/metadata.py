@@ -18,16 +18,20 @@ COLUMNS = ("id", "label", "attribute", "minority", "split", "source_id")
 
 
 class ImageSource(Protocol):
-    """What is extracted; `w2s_jax.datasets.ImageSource` is one.
+    """What is extracted; `w2s_jax.datasets.ImageSource` is one."""
 
-    Attributes:
-        benchmark: As `w2s_jax.datasets.ImageBenchmark`.
-        columns: "id", "label" (-1 = unlabelled), "attribute" (-1 = none), "minority", "split" and
-            "source_id" ("" = none) of every row, known without decoding.
-    """
+    @property
+    def benchmark(self) -> Any:
+        """As `w2s_jax.datasets.ImageBenchmark`."""
 
-    benchmark: Any
-    columns: Mapping[str, np.ndarray]
+    @property
+    def columns(self) -> Mapping[str, np.ndarray]:
+        """What is known of every row without decoding, by the names in `COLUMNS`, [n] each.
+
+        -1 is a label of unlabelled rows, an attribute where there is none, and an unknown minority;
+        "" is no source.
+        """
+        ...
 
     def __len__(self) -> int: ...
 
@@ -113,10 +117,11 @@ def row_fields(source: ImageSource) -> dict[str, Any]:
         "pool": benchmark.pool,
     }
     if benchmark.attributes:
+        cells = benchmark.minority_cells
         fields |= {
             "attributes": columns["attribute"],
             "attribute_names": benchmark.attributes,
-            "minority_cells": np.array(benchmark.minority_cells, bool),
+            "minority_cells": cells if cells is None else np.array(cells, bool),
         }
     else:
         fields["minority"] = columns["minority"] > 0
