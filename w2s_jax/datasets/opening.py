@@ -14,6 +14,7 @@ _BUILDERS = {
     "waterbirds": ("waterbirds", "Waterbirds"),
     "bffhq": ("bffhq", "Bffhq"),
     "imagenet9": ("imagenet9", "ImageNet9"),
+    "bg_coco": ("bg_coco", "BgCoco"),
     "coco_on_places": ("coco_on_places", "CocoOnPlaces"),
     "image_csv": ("image_csv", "ImageCsv"),
 }
