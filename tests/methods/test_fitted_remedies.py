@@ -226,6 +226,27 @@ def test_anchors_are_rows_of_rank_among_the_valid():
         np.testing.assert_array_equal(found, expected)
 
 
+def test_where_correction_leaves_a_class_without_pseudolabels_there_is_no_minimum():
+    # The noise is read off at mediocre rows, so that little of it explains all labels of a class.
+    problem = make_problem(
+        3,
+        methods="backward_correction",
+        student_l2=L2,
+        anchor_quantile=(0.4, 0.6, 0.8, 1.0),
+        identity_weight=0.0,
+    )
+    rows = problem.rows[problem.rows["method"] == "backward_correction"]
+    labels = problem.labels("hard")
+    vanilla = fit(problem.x, cross_entropy(labels), L2, 3)
+    p = softmax(vanilla(problem.x), axis=1)
+    for _, row in rows.iterrows():
+        targets = labels @ np.linalg.inv(slow_noise_matrix(p, row["anchor_quantile"], 0.0))
+        none = (targets.mean(axis=0) <= 0).any()
+        assert (row["student_status"] == "no_minimum") == none
+        assert (row["student_gradient_norm"] < 1e-4) == (not none)
+    assert 0 < (rows["student_status"] == "no_minimum").sum() < len(rows)
+
+
 def test_inverse_agrees_with_lapack():
     rng = np.random.default_rng(0)
     matrices = rng.dirichlet(np.ones(5), size=(20, 5))

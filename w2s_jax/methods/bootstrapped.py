@@ -21,7 +21,6 @@ constant it is zero, and nothing is bootstrapped.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,24 +55,25 @@ def hard_rounds(options: Mapping[str, str]) -> tuple[Fit, ...]:
     return (*vanilla.rounds(options), *[mixed] * NUM_ROUNDS)
 
 
-def _entropy(log_p: Float[Array, " c"]) -> Float[Array, ""]:
-    return -jnp.sum(jnp.exp(log_p) * log_p)
-
-
-def _bootstrap_soft(logits: Array, target: Array, weight: Array) -> Float[Array, ""]:
+def _taught_and_entropy(logits: Array, target: Array, taught: Array, own: Array) -> Array:
     log_p = log_probabilities(logits)
-    return -(1 - weight) * jnp.sum(target * log_p) + weight * _entropy(log_p)
+    return -taught * jnp.sum(target * log_p) - own * jnp.sum(jnp.exp(log_p) * log_p)
 
 
-def _with_entropy(logits: Array, target: Array, weight: Array) -> Float[Array, ""]:
-    log_p = log_probabilities(logits)
-    return -jnp.sum(target * log_p) + weight * _entropy(log_p)
+def bootstrap_soft_loss(hyperparameters: Mapping[str, Array]) -> Loss:
+    """``(1 - w) CE + w H``."""
+    weight = hyperparameters["bootstrap_weight"]
+    return Loss(_taught_and_entropy, params=(1 - weight, weight), name="taught_and_entropy")
 
 
-def _method(name: str, function: Callable[..., Any], read: str) -> Method:
-    def loss(hyperparameters: Mapping[str, Array]) -> Loss:
-        return Loss(function, params=(hyperparameters[read],), name=name)
+def entropy_loss(hyperparameters: Mapping[str, Array]) -> Loss:
+    """``CE + entropy_weight H``."""
+    weight = hyperparameters["entropy_weight"]
+    params = (jnp.ones_like(weight), weight)
+    return Loss(_taught_and_entropy, params=params, name="taught_and_entropy")
 
+
+def _method(name: str, loss: Callable[[Mapping[str, Array]], Loss], read: str) -> Method:
     def rounds(options: Mapping[str, str]) -> tuple[Fit, ...]:
         warm = options["retrain_init"] == "warm"
         targets = vanilla.PSEUDOLABELS[options["pseudolabels"]]
@@ -84,5 +84,5 @@ def _method(name: str, function: Callable[..., Any], read: str) -> Method:
 
 
 BOOTSTRAP_HARD = Method("bootstrap_hard", hard_rounds, options=("pseudolabels",))
-BOOTSTRAP_SOFT = _method("bootstrap_soft", _bootstrap_soft, "bootstrap_weight")
-ENTROPY_MINIMISATION = _method("entropy_minimisation", _with_entropy, "entropy_weight")
+BOOTSTRAP_SOFT = _method("bootstrap_soft", bootstrap_soft_loss, "bootstrap_weight")
+ENTROPY_MINIMISATION = _method("entropy_minimisation", entropy_loss, "entropy_weight")
