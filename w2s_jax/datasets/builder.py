@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from w2s_jax.datasets.archives import DatasetError
 from w2s_jax.datasets.checks import Reader, read_listing
 from w2s_jax.datasets.decoding import OnBadImage, check_images, read_content
-from w2s_jax.datasets.images import SPLITS, ImageRecord
+from w2s_jax.datasets.images import SPLITS, ImageRecord, StoredImage
 from w2s_jax.datasets.source import COLUMNS, make_columns
 
 METADATA_FORMAT = 1
@@ -68,11 +68,8 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _listing_hash(self) -> str:
         rows = {name: column.tolist() for name, column in self._columns(self.records).items()}
-        files = [record.image for record in self.records]
-        sizes = [
-            os.path.getsize(f) if isinstance(f, str) and os.path.isfile(f) else -1 for f in files
-        ]
-        content = json.dumps([self.benchmark.to_json(), rows, sizes], sort_keys=True)
+        images = [_describe(record.image) for record in self.records]
+        content = json.dumps([self.benchmark.to_json(), rows, images], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def _columns(self, records: Sequence[ImageRecord]) -> dict[str, np.ndarray]:
@@ -130,3 +127,10 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for row in np.flatnonzero(columns["split"] == split).tolist():
             values = {name: columns[name][row].item() for name in COLUMNS if name != "split"}
             yield row, {"image": io.BytesIO(read_content(records[row].image)), **values}
+
+
+def _describe(image: str | bytes | StoredImage) -> int | str:
+    """What may change of an image though its listing stays: its size, or its place in a file."""
+    if isinstance(image, str):
+        return os.path.getsize(image) if os.path.isfile(image) else -1
+    return hashlib.sha256(image).hexdigest() if isinstance(image, bytes) else repr(image)

@@ -15,6 +15,7 @@ _BUILDERS = {
     "bffhq": ("bffhq", "Bffhq"),
     "imagenet9": ("imagenet9", "ImageNet9"),
     "bg_coco": ("bg_coco", "BgCoco"),
+    "fashion_textures": ("fashion_textures", "FashionTextures"),
     "coco_on_places": ("coco_on_places", "CocoOnPlaces"),
     "image_csv": ("image_csv", "ImageCsv"),
 }
