@@ -16,7 +16,7 @@ from absl import app, flags
 
 from w2s_jax.errors import W2SError, script
 from w2s_jax.methods import METHODS
-from w2s_jax.sweep import Grid, parse_axis
+from w2s_jax.sweep import Grid, parse_axis, resolve_pairs
 from w2s_jax.sweep.axes import AXES
 
 DEFAULTS: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Grid)} | {
@@ -42,6 +42,8 @@ flags.DEFINE_string("student", "reviews_vs_tweets/minilm_last", "shipped name or
 flags.DEFINE_list("pairs", [], "teacher:student pairs, in place of --teacher and --student")
 flags.DEFINE_float("eta_o", None, "what the word eta_o stands for; default the benchmark's own")
 flags.DEFINE_enum("join", "exact", ["exact", "inner"], "inner drops ids that one side lacks")
+flags.DEFINE_string("minority_cells", None, "label:attribute cells of arrays, such as 0:1,1:0")
+flags.DEFINE_enum("pool", None, ["train", "train+val"], "splits to draw from; default their own")
 flags.DEFINE_enum(
     "choose", "validation", ["validation", "pseudolabels", "oracle"], "rule of choice"
 )
@@ -86,18 +88,22 @@ def main() -> None:
     start = time.perf_counter()
     from w2s_jax import enable_compilation_cache
     from w2s_jax.report.ablation_run import run_ablation
+    from w2s_jax.report.correctness import check_metric
 
     enable_compilation_cache()
+    metric = "accuracy" if FLAGS.eta_t is None else FLAGS.eta_t
+    check_metric(metric)
     axes = {**axis_values(), "methods": tuple(FLAGS.methods), "eta_o": FLAGS.eta_o}
     pairs = tuple(FLAGS.pairs) or ((FLAGS.teacher, FLAGS.student),)
-    options = {"rule": FLAGS.choose, "out": FLAGS.out, "join": FLAGS.join}
-    ablation = run_ablation(pairs, settings(), axes, **options, progress=True)
+    of_arrays = {"minority_cells": FLAGS.minority_cells, "pool": FLAGS.pool}
+    resolved = resolve_pairs(pairs, FLAGS.join, **of_arrays)
+    options = {"rule": FLAGS.choose, "out": FLAGS.out, "progress": True}
+    ablation = run_ablation(resolved, settings(), axes, **options)
     trained = time.perf_counter() - start
 
     from w2s_jax.report.ablation_page import write_ablation
 
     oracles = [name for name in FLAGS.methods if looks_at_groups(name)]
-    metric = "accuracy" if FLAGS.eta_t is None else FLAGS.eta_t
     text, page = write_ablation(ablation, f"{FLAGS.out}/report", metric=metric, oracles=oracles)
     print(text)
     print(

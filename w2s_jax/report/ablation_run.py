@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pandas as pd
 from w2s_jax.errors import GridError, StoreError
 from w2s_jax.report.ablation import RULES, TEACHER, TEACHER_RULES, choose_teachers
 from w2s_jax.report.columns import column, where
-from w2s_jax.sweep import Config, Grid, plan_grid, read_rows, resolve_pairs, run
+from w2s_jax.sweep import Config, Grid, plan_grid, read_rows, run
 from w2s_jax.sweep.planning import Pair
 
 
@@ -34,25 +34,23 @@ class Ablation:
 
 
 def run_ablation(
-    entries: Iterable[Any],
+    pairs: Mapping[str, Pair],
     settings: Sequence[tuple[Any, Any]],
     axes: Mapping[str, Any],
     *,
     rule: str = "validation",
     out: str | Path,
-    join: str = "exact",
     progress: bool = False,
 ) -> Ablation:
     """Trains teachers, then all methods at the teachers that the rule chose.
 
     Args:
-        entries: teacher-student pairs, as of `Grid`.
+        pairs: from `resolve_pairs`.
         settings: (eta_l, eta_u) each, numbers or the words of a grid.
         axes: all other axes of a `Grid`, `methods` and `eta_o` among them.
         rule: as of `choose_hyperparameters`; teachers are chosen by labelled validation rows, or by
             the oracle too.
         out: run directory; rows that are there are not computed again.
-        join: as of `resolve_pairs`.
         progress: show progress bars.
 
     Raises:
@@ -63,9 +61,8 @@ def run_ablation(
         raise GridError(f"unknown rule of choice {rule!r}; known: {', '.join(RULES)}")
     if not settings:
         raise GridError("there are no settings; give at least one (eta_l, eta_u)")
-    entries = list(entries)
-    grids = [Grid(pairs=entries, eta_l=low, eta_u=high, **axes) for low, high in settings]
-    pairs = resolve_pairs(entries, join)
+    names = tuple(pairs)
+    grids = [Grid(pairs=names, eta_l=low, eta_u=high, **axes) for low, high in settings]
     _check_rule(rule, grids[0], pairs)
     configs = list(dict.fromkeys(c for grid in grids for c in grid.configs(pairs)))
     plan_grid(configs, pairs)  # refuses infeasible draws
