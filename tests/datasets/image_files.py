@@ -6,6 +6,8 @@ import io
 import numpy as np
 from PIL import Image
 
+from w2s_jax.datasets import open_benchmark
+
 
 def random_image(seed, height=12, width=16):
     """A smooth colour image, so that JPEG keeps it nearly as it is."""
@@ -67,3 +69,17 @@ def write_waterbirds(folder, counts=((3, 1), (1, 2))):
     rows = [rows[i] for i in order]
     write_table(folder / "metadata.csv", rows)
     return folder, rows
+
+
+def assert_prepared_is_the_same(name, folder, prepared_dir, **options):
+    """A benchmark read from its files and from what its TFDS builder makes of them."""
+    options = {"check_counts": False, **options}
+    source = open_benchmark(name, folder, **options)
+    prepared = open_benchmark(name, folder, prepared_dir=prepared_dir, **options)
+    assert prepared.benchmark == source.benchmark
+    assert len(prepared) == len(source) > 0
+    for row, other in zip(source, prepared, strict=True):
+        np.testing.assert_array_equal(row.pop("image"), other.pop("image"))
+        assert row == other
+        content = source.read(row["index"])
+        assert isinstance(content, np.ndarray) or content == prepared.read(row["index"])

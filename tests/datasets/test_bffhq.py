@@ -1,7 +1,7 @@
 from collections import Counter
 
 import pytest
-from image_files import write_image
+from image_files import assert_prepared_is_the_same, write_image
 
 from w2s_jax.datasets import DatasetError, open_benchmark
 from w2s_jax.datasets.bffhq import RATIOS
@@ -75,3 +75,8 @@ def test_broken_layouts(tmp_path):
     (folder / "0.5pct" / "conflict" / "1").rmdir()
     with pytest.raises(DatasetError, match="There is no folder .*conflict/1"):
         open_benchmark("bffhq", tmp_path, check_counts=False)
+
+
+def test_prepared_files_give_the_same(tmp_path):
+    folder = write_bffhq(tmp_path)
+    assert_prepared_is_the_same("bffhq", folder, tmp_path / "tfds", test="conflict")

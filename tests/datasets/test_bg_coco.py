@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from image_files import write_image
+from image_files import assert_prepared_is_the_same, write_image
 from PIL import Image
 
 from w2s_jax.datasets import DatasetError, open_benchmark
@@ -267,3 +267,8 @@ def test_broken_folders(tmp_path, sources):
     shutil.rmtree(folder / "val")
     with pytest.raises(DatasetError, match="4 of 16 images are missing or damaged"):
         open_benchmark("bg_coco", tmp_path)
+
+
+def test_prepared_files_give_the_same(tmp_path, sources):
+    folder = make_bg_coco(tmp_path / "bg coco", RECIPE, **sources)
+    assert_prepared_is_the_same("bg_coco", folder, tmp_path / "tfds")

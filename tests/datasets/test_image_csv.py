@@ -1,5 +1,5 @@
 import pytest
-from image_files import write_image, write_table
+from image_files import assert_prepared_is_the_same, write_image, write_table
 
 from w2s_jax.datasets import DatasetError, open_benchmark
 
@@ -104,3 +104,8 @@ def test_columns_and_cells_that_must_be_given(tmp_path):
         open_benchmark("image_csv", tmp_path, classes=("a", "b"))
     with pytest.raises(DatasetError, match="metadata.csv cannot be read"):
         open_benchmark("image_csv", tmp_path / "none")
+
+
+def test_prepared_files_give_the_same(tmp_path):
+    folder = write_rows(tmp_path)
+    assert_prepared_is_the_same("image_csv", folder, tmp_path / "tfds")

@@ -3,7 +3,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from image_files import write_image
+from image_files import assert_prepared_is_the_same, write_image
 
 from w2s_jax.datasets import DatasetError, open_benchmark
 from w2s_jax.datasets.imagenet9 import CLASS_FOLDERS, VARIANTS, make_benchmark
@@ -83,3 +83,8 @@ def test_broken_layouts(tmp_path):
     shutil.rmtree(folder / "mixed_rand")
     with pytest.raises(DatasetError, match="There is no folder .*mixed_rand/train"):
         open_benchmark("imagenet9", folder, check_counts=False)
+
+
+def test_prepared_files_give_the_same(tmp_path):
+    folder = write_imagenet9(tmp_path)
+    assert_prepared_is_the_same("imagenet9", folder, tmp_path / "tfds")
