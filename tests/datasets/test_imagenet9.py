@@ -88,3 +88,22 @@ def test_broken_layouts(tmp_path):
 def test_prepared_files_give_the_same(tmp_path):
     folder = write_imagenet9(tmp_path)
     assert_prepared_is_the_same("imagenet9", folder, tmp_path / "tfds")
+
+
+def test_the_release_alone_can_be_divided_by_objects(tmp_path):
+    folder = write_imagenet9(tmp_path)
+    options = {"train_variants": (), "release_train_share": 0.5}
+    source = open_benchmark("imagenet9", folder, **options)
+    assert source.benchmark.name == "imagenet9-release"
+    columns = source.columns
+    assert len(source) == 36
+    objects = [set(columns["source_id"][columns["split"] == s].tolist()) for s in ("train", "test")]
+    assert not objects[0] & objects[1]
+    assert 4 <= len(objects[0]) <= 14
+    for name in objects[0] | objects[1]:
+        assert sorted(columns["minority"][columns["source_id"] == name].tolist()) == [0, 1]
+    with pytest.raises(DatasetError, match="must lie between 0 and 1"):
+        open_benchmark("imagenet9", folder, train_variants=(), release_train_share=1.0)
+    write_image(folder / "bg_challenge/mixed_same/val" / CLASS_FOLDERS[3] / "photo.JPEG", 1)
+    with pytest.raises(DatasetError, match="photo.JPEG has no ImageNet id in its name"):
+        open_benchmark("imagenet9", folder, **options)

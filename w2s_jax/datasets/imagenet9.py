@@ -7,6 +7,7 @@ from pathlib import Path
 
 from w2s_jax.datasets.archives import DatasetError
 from w2s_jax.datasets.builder import ImageBuilder
+from w2s_jax.datasets.compositing import unit_hash
 from w2s_jax.datasets.images import ImageBenchmark, ImageRecord
 from w2s_jax.datasets.layout import list_folders, list_images, path_inside
 
@@ -42,22 +43,25 @@ _IMAGENET_ID = re.compile(r"n\d{8}_\d+")
 def make_benchmark(
     train_variants: Sequence[str] = ("mixed_same", "mixed_rand"),
     test_variants: Sequence[str] = ("mixed_same", "mixed_rand"),
+    release_train_share: float = 0.0,
 ) -> ImageBenchmark:
     """What ImageNet-9 is with the given variants.
 
     Args:
         train_variants: In train.
         test_variants: In test.
+        release_train_share: Share of the release's objects that are in train.
 
     Returns:
         The benchmark.
     """
+    share = release_train_share > 0
     default = tuple(test_variants) == ("mixed_same", "mixed_rand")
     name = "imagenet9" if default else f"imagenet9-{'-'.join(test_variants)}"
     sizes = [sum(VARIANTS[v] == m for v in test_variants) for m in (False, True)]
     counts = tuple(TEST_IMAGES_PER_CLASS * size for size in sizes)
     return ImageBenchmark(
-        name=name if train_variants else f"{name}-test",
+        name=name + ("-release" if share else "" if train_variants else "-test"),
         classes=tuple(folder[3:] for folder in CLASS_FOLDERS),
         # Both variants have as many training images: no fraction between them is natural.
         eta_o=None,
@@ -65,9 +69,11 @@ def make_benchmark(
         url="https://github.com/MadryLab/backgrounds_challenge/releases",
         citation="Xiao, Engstrom, Ilyas and Madry, Noise or Signal: The Role of Image Backgrounds "
         "in Object Recognition, ICLR 2021",
-        expected_counts={"test": (counts,) * len(CLASS_FOLDERS)},
+        # How a hash divides the release among splits is not known beforehand.
+        expected_counts={} if release_train_share else {"test": (counts,) * len(CLASS_FOLDERS)},
         notes="minority: the background is not chosen to agree with the label; that of mixed_rand "
-        "agrees by chance in one image of nine, and its names do not tell in which",
+        "agrees by chance in one image of nine, and its names do not tell in which"
+        + (f"; {release_train_share} of the release's objects are in train" * share),
     )
 
 
@@ -76,6 +82,7 @@ def read_imagenet9(
     *,
     train_variants: Sequence[str] = ("mixed_same", "mixed_rand"),
     test_variants: Sequence[str] = ("mixed_same", "mixed_rand"),
+    release_train_share: float = 0.0,
 ) -> tuple[ImageBenchmark, list[ImageRecord]]:
     """The listing of ImageNet-9.
 
@@ -86,13 +93,16 @@ def read_imagenet9(
             archives, `bg_challenge/<variant>/val/<class>/` of the release.
         train_variants: Training archives to use; () for none, to open an extra test set.
         test_variants: Test sets to use, such as ("only_fg",).
+        release_train_share: Share of the release's objects whose images become train, chosen by a
+            hash; for use without the training archives (our own division, not a published one).
 
     Returns:
         The benchmark and its images. The source of an image is the ImageNet photograph that its
         object is from, the first ImageNet id in its name; images on other backgrounds share it.
 
     Raises:
-        DatasetError: A variant is unknown, or the folder of a variant or class is missing.
+        DatasetError: A variant is unknown, the folder of a variant or class is missing, or a name
+            does not tell its object where the release is divided.
     """
     for variants in (train_variants, test_variants):
         for variant in variants:
@@ -108,7 +118,22 @@ def read_imagenet9(
     for variant in test_variants:
         place = "/".join(filter(None, (inner, variant, "val")))
         records += _list(folder, place, variant, "test")
-    return make_benchmark(train_variants, test_variants), records
+    if release_train_share:
+        records = [_divide(record, release_train_share) for record in records]
+    return make_benchmark(train_variants, test_variants, release_train_share), records
+
+
+def _divide(record: ImageRecord, share: float) -> ImageRecord:
+    """Moves an image of the release to train by a hash of its object."""
+    if not 0 < share < 1:
+        raise DatasetError(f"release_train_share is {share}, but must lie between 0 and 1.")
+    if record.source_id is None:
+        raise DatasetError(
+            f"{record.id} has no ImageNet id in its name, so its object could be in train as "
+            "well as in test; use the training archives, and no release_train_share."
+        )
+    move = record.split == "test" and unit_hash(0, "imagenet9", record.source_id) < share
+    return record._replace(split="train") if move else record
 
 
 def _list(folder: str, place: str, variant: str, split: str) -> list[ImageRecord]:
