@@ -72,9 +72,8 @@ def test_broken_layouts(tmp_path):
     folder = write_imagenet9(tmp_path)
     with pytest.raises(DatasetError, match=r"test has \[\[2, 2\].*expected \[\[450, 450\]"):
         open_benchmark("imagenet9", folder)
-    for variants in (("mixed",), "mixed_rand"):
-        with pytest.raises(DatasetError, match="no variants of ImageNet-9; give a tuple of"):
-            open_benchmark("imagenet9", folder, test_variants=variants)
+    with pytest.raises(DatasetError, match="no variants of ImageNet-9; give a tuple of"):
+        open_benchmark("imagenet9", folder, test_variants=("mixed",))
     shutil.rmtree(folder / "mixed_rand" / "train" / "06_musical instrument")
     with pytest.raises(
         DatasetError, match="mixed_rand/train lacks the class folders '06_musical i"

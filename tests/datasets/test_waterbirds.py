@@ -142,7 +142,18 @@ def test_an_image_that_breaks_later_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["../secret.png", "/etc/secret.png", "a/../../secret.png", "..\\s", "link/secret.png", ""],
+    [
+        "../secret.png",
+        "/etc/secret.png",
+        "a/../../secret.png",
+        "..\\s",
+        "C:\\s",
+        "link/secret.png",
+        "link",
+        "",
+        ".",
+        "a\0",
+    ],
 )
 def test_paths_that_leave_the_folder_are_refused(tmp_path, name):
     folder, rows = write_waterbirds(tmp_path / "data")
@@ -159,3 +170,21 @@ def test_unknown_names_and_options(tmp_path):
         open_benchmark("waterbird", tmp_path)
     with pytest.raises(DatasetError, match="There is no option 'ratio'; known: none"):
         open_benchmark("waterbirds", tmp_path, ratio="1pct")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("bffhq", {"ratio": 1}, "option ratio is 1, expected str"),
+        ("imagenet9", {"test_variants": "only_fg"}, "option test_variants is 'only_fg', expected"),
+        ("imagenet9", {"test_variants": [3]}, r"option test_variants is \[3\], expected"),
+        ("imagenet9", {"release_train_share": "0.5"}, "option release_train_share is '0.5'"),
+        ("image_csv", {"label_column": 3}, r"option label_column is 3, expected str \| None"),
+        ("image_csv", {"eta_o": True}, "option eta_o is True"),
+        ("fashion_textures", {"textures_dir": "x", "size": 9.5}, "size is 9.5, expected int"),
+        ("fashion_textures", {"textures_dir": "x", "textures": {"a": 1}}, "option textures is {"),
+    ],
+)
+def test_options_of_another_type(tmp_path, name, options, message):
+    with pytest.raises(DatasetError, match=message):
+        open_benchmark(name, tmp_path, **options)

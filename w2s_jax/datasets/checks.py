@@ -4,7 +4,8 @@ import inspect
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 import numpy as np
 
@@ -107,6 +108,11 @@ def read_listing(
     for option, default in known.items():
         if default is inspect.Parameter.empty and option not in options:
             raise DatasetError(f"The option {option!r} must be given.")
+    for option, value in options.items():
+        annotation = inspect.signature(reader).parameters[option].annotation
+        if not _fits(value, annotation):
+            expected = getattr(annotation, "__name__", annotation)
+            raise DatasetError(f"The option {option} is {value!r}, expected {expected}.")
     benchmark, records = reader(source_dir, **options)
     check_records(benchmark, records)
     if check_numbers:
@@ -118,3 +124,18 @@ def reader_options(reader: Reader) -> dict[str, Any]:
     """Keyword to default of a reader, `inspect.Parameter.empty` where it must be given."""
     parameters = list(inspect.signature(reader).parameters.values())[1:]
     return {parameter.name: parameter.default for parameter in parameters}
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether an option's value, which may come from a flag, is what its annotation says."""
+    origin = get_origin(annotation)
+    if origin in (Union, UnionType):
+        return any(_fits(value, choice) for choice in get_args(annotation))
+    if origin is not None:
+        inner = value.values() if isinstance(value, Mapping) else value
+        container = isinstance(value, origin) and not isinstance(value, str)
+        return container and all(_fits(item, get_args(annotation)[-1]) for item in inner)
+    if annotation in (int, float):
+        kinds = (int, float) if annotation is float else int
+        return isinstance(value, kinds) and not isinstance(value, bool)
+    return isinstance(value, annotation)

@@ -106,7 +106,7 @@ def read_imagenet9(
     """
     for variants in (train_variants, test_variants):
         for variant in variants:
-            if isinstance(variants, str) or variant not in VARIANTS:
+            if variant not in VARIANTS:
                 raise DatasetError(
                     f"{variants!r} are no variants of ImageNet-9; give a tuple of some of "
                     f"{', '.join(VARIANTS)}."

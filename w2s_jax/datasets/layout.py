@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TypeVar
@@ -29,9 +30,9 @@ def path_inside(folder: str | os.PathLike, name: str) -> str:
     """
     pure = PurePosixPath(name.replace("\\", "/"))
     path = os.path.join(folder, name)
-    bad = (
-        not name or "\0" in name or pure.is_absolute() or ".." in pure.parts or ":" in pure.parts[0]
-    )
+    # A Windows drive is no relative path either, on whichever system the table was written.
+    drive = re.match(r"[A-Za-z]:", name)
+    bad = bool(drive) or not pure.parts or "\0" in name or pure.is_absolute() or ".." in pure.parts
     if not bad:
         root = os.path.realpath(folder)
         bad = os.path.commonpath([root, os.path.realpath(path)]) != root
