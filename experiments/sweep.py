@@ -50,6 +50,7 @@ flags.DEFINE_string(
     "minority_cells", None, "label:attribute cells that are minority, such as 0:1,1:0, for arrays"
 )
 flags.DEFINE_enum("pool", None, ["train", "train+val"], "splits to draw from; default their own")
+flags.DEFINE_list("save_heads", [], "models whose heads to keep: student, teacher, ceiling")
 flags.DEFINE_bool("dry_run", False, "print the plan and stop")
 flags.DEFINE_string(
     "memory_budget", None, "device memory for one batch of heads, such as 2GiB; default 40 % of it"
@@ -120,6 +121,7 @@ def main() -> None:
         dtype=FLAGS.precision,
         memory_budget=budget,
         collect=False,
+        keep_heads=FLAGS.save_heads or (),
         notes={} if jax.process_index() else {"flags.txt": settings()},
     )
     _, rows, _ = count_rows(FLAGS.out)

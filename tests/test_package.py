@@ -95,6 +95,7 @@ def test_public_names():
         "pair",
         "predict_proba",
         "prepare",
+        "evaluate_heads",
         "read_rows",
         "resolve_pairs",
         "run",

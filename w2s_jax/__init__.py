@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from w2s_jax.report import write_report as write_report
     from w2s_jax.sweep import Config as Config
     from w2s_jax.sweep import Grid as Grid
+    from w2s_jax.sweep import evaluate_heads as evaluate_heads
     from w2s_jax.sweep import read_rows as read_rows
     from w2s_jax.sweep import resolve_pairs as resolve_pairs
     from w2s_jax.sweep import run as run
@@ -61,7 +62,7 @@ _HOMES = {
     ),
     "w2s_jax.metrics": ("accuracy_at",),
     "w2s_jax.report": ("format_table", "select_l2", "write_report"),
-    "w2s_jax.sweep": ("Config", "Grid", "read_rows", "resolve_pairs", "run"),
+    "w2s_jax.sweep": ("Config", "Grid", "evaluate_heads", "read_rows", "resolve_pairs", "run"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

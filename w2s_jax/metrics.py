@@ -65,7 +65,9 @@ class GroupedTest:
         def weighted(weights: np.ndarray) -> np.ndarray:
             weights = np.where(seen, weights, 0.0)
             total = weights.sum()
-            return filled @ weights / total if total > 0 else np.full(len(by_group), np.nan)
+            # A sum a row: a matrix product's last bits would depend on the number of rows.
+            sums = np.sum(filled * weights, axis=1)
+            return sums / total if total > 0 else np.full(len(by_group), np.nan)
 
         def side(minority: bool) -> np.ndarray:
             total = np.zeros(len(by_group))

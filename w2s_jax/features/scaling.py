@@ -1,12 +1,62 @@
 """Feature scaling: one centre and scale per feature set, from the pool's rows only."""
 
+from typing import NamedTuple
+
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import DTypeLike
 
 from w2s_jax.errors import FeatureError
 
 SCALINGS = ("rms", "none", "standardize")
 _CHUNK = 8192
+
+
+class Scaling(NamedTuple):
+    """Centre and scale of features, in float64.
+
+    Attributes:
+        mean: what is subtracted ``[d]``.
+        multiplier: what the rest is multiplied with ``[d]``, 0 for constant columns.
+    """
+
+    mean: Float[np.ndarray, " d"]
+    multiplier: Float[np.ndarray, " d"]
+
+    def apply(self, features: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
+        """Scaled features ``[n, d]``, a new array."""
+        scaled = np.empty(features.shape, dtype)
+        for start in range(0, len(features), _CHUNK):
+            block = slice(start, start + _CHUNK)
+            scaled[block] = (features[block].astype(np.float64) - self.mean) * self.multiplier
+        return scaled
+
+
+def fit_scaling(features: np.ndarray, pool_rows: np.ndarray, how: str) -> Scaling:
+    """Centre and scale by the pool's rows (see `scale_features`)."""
+    if how not in SCALINGS:
+        raise FeatureError(f"unknown feature_scaling {how!r}; known: {', '.join(SCALINGS)}")
+    mean = np.zeros(features.shape[1])
+    for start in range(0, len(pool_rows), _CHUNK):
+        mean += features[pool_rows[start : start + _CHUNK]].sum(axis=0, dtype=np.float64)
+    mean /= len(pool_rows)
+    variance = np.zeros_like(mean)
+    for start in range(0, len(pool_rows), _CHUNK):
+        block = features[pool_rows[start : start + _CHUNK]].astype(np.float64) - mean
+        variance += np.einsum("nd,nd->d", block, block)
+    variance /= len(pool_rows)
+    # What is left of a constant column after centring is rounding of its mean.
+    constant = np.sqrt(variance) <= 1e-7 * np.abs(mean)
+    if constant.all():
+        raise FeatureError("every feature is constant on the pool's rows; nothing to train on")
+    if how == "none":
+        scale = np.ones_like(mean)
+    elif how == "rms":
+        scale = np.full_like(mean, np.sqrt(variance[~constant].sum() / len(mean)))
+    else:
+        scale = np.sqrt(variance)
+    multiplier = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, scale))
+    return Scaling(mean, multiplier)
 
 
 def scale_features(
@@ -34,30 +84,4 @@ def scale_features(
     >>> scale_features(np.array([[1.0, 5.0], [3.0, 5.0]]), np.arange(2), "standardize").tolist()
     [[-1.0, 0.0], [1.0, 0.0]]
     """
-    if how not in SCALINGS:
-        raise FeatureError(f"unknown feature_scaling {how!r}; known: {', '.join(SCALINGS)}")
-    mean = np.zeros(features.shape[1])
-    for start in range(0, len(pool_rows), _CHUNK):
-        mean += features[pool_rows[start : start + _CHUNK]].sum(axis=0, dtype=np.float64)
-    mean /= len(pool_rows)
-    variance = np.zeros_like(mean)
-    for start in range(0, len(pool_rows), _CHUNK):
-        block = features[pool_rows[start : start + _CHUNK]].astype(np.float64) - mean
-        variance += np.einsum("nd,nd->d", block, block)
-    variance /= len(pool_rows)
-    # What is left of a constant column after centring is rounding of its mean.
-    constant = np.sqrt(variance) <= 1e-7 * np.abs(mean)
-    if constant.all():
-        raise FeatureError("every feature is constant on the pool's rows; nothing to train on")
-    if how == "none":
-        scale = np.ones_like(mean)
-    elif how == "rms":
-        scale = np.full_like(mean, np.sqrt(variance[~constant].sum() / len(mean)))
-    else:
-        scale = np.sqrt(variance)
-    multiplier = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, scale))
-    scaled = np.empty(features.shape, dtype)
-    for start in range(0, len(features), _CHUNK):
-        block = slice(start, start + _CHUNK)
-        scaled[block] = (features[block].astype(np.float64) - mean) * multiplier
-    return scaled
+    return fit_scaling(features, pool_rows, how).apply(features, dtype)

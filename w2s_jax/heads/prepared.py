@@ -6,6 +6,7 @@ head, penalty, loss and subset of rows.
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -93,6 +94,67 @@ def _principal_axes(x: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.nda
     return axes[:, ::-1], np.maximum(eigenvalues[::-1], 0) / num_rows
 
 
+class Basis(NamedTuple):
+    """The coordinates in which heads are trained, in float64.
+
+    Attributes:
+      mean: what is subtracted ``[d]``.
+      axes: orthonormal columns ``[d, r]``.
+      spectrum: mean square along each axis ``[r]``, descending.
+    """
+
+    mean: Float[np.ndarray, " d"]
+    axes: Float[np.ndarray, "d r"]
+    spectrum: Float[np.ndarray, " r"]
+
+    def apply(self, x: np.ndarray, dtype: DTypeLike) -> np.ndarray:
+        """Features in these coordinates ``[n, r]``."""
+        rotated = np.empty((len(x), self.axes.shape[1]), dtype)
+        for start in range(0, len(x), CHUNK_ROWS):
+            block = slice(start, start + CHUNK_ROWS)
+            rotated[block] = (x[block].astype(np.float64) - self.mean) @ self.axes
+        return rotated
+
+
+def find_basis(
+    x: np.ndarray,
+    *,
+    statistics_rows: np.ndarray | None = None,
+    center: bool = True,
+    dtype: DTypeLike = jnp.float32,
+) -> Basis:
+    """Mean and principal axes of features (see `prepare`)."""
+    dtype = check_dtype(dtype)
+    check_matrix(x)
+    base = x if statistics_rows is None else x[np.asarray(statistics_rows)]
+    if not len(base):
+        raise HeadError("no rows to compute the mean from: statistics_rows is empty")
+    mean = base.mean(axis=0, dtype=np.float64) if center else np.zeros(x.shape[1])
+    if not np.isfinite(mean).all() or not np.isfinite(x).all():
+        raise HeadError("features contain NaN or infinite values; drop or repair these rows first")
+    axes, spectrum = _principal_axes(base, mean)
+    if spectrum[0] > jnp.finfo(dtype).max:
+        raise HeadError(
+            f"features are too large for {dtype}: their mean square is {spectrum[0]:.3g} along one "
+            "direction; divide them by a constant first"
+        )
+    return Basis(mean, axes, spectrum)
+
+
+def prepare_in(
+    basis: Basis, x: np.ndarray, *, center: bool = True, dtype: DTypeLike = jnp.float32
+) -> Prepared:
+    """Features in a given basis."""
+    dtype = check_dtype(dtype)
+    return Prepared(
+        x=jnp.asarray(basis.apply(x, dtype)),
+        mean=jnp.asarray(basis.mean, dtype),
+        rotation=jnp.asarray(basis.axes, dtype),
+        spectrum=jnp.asarray(basis.spectrum, dtype),
+        centered=center,
+    )
+
+
 def prepare(
     x: np.ndarray | Array,
     *,
@@ -120,29 +182,6 @@ def prepare(
     >>> prepare(np.eye(3, 2)).x.shape
     (3, 2)
     """
-    dtype = check_dtype(dtype)
     x = np.asarray(x)
-    check_matrix(x)
-    base = x if statistics_rows is None else x[np.asarray(statistics_rows)]
-    if not len(base):
-        raise HeadError("no rows to compute the mean from: statistics_rows is empty")
-    mean = base.mean(axis=0, dtype=np.float64) if center else np.zeros(x.shape[1])
-    if not np.isfinite(mean).all() or not np.isfinite(x).all():
-        raise HeadError("features contain NaN or infinite values; drop or repair these rows first")
-    axes, spectrum = _principal_axes(base, mean)
-    if spectrum[0] > jnp.finfo(dtype).max:
-        raise HeadError(
-            f"features are too large for {dtype}: their mean square is {spectrum[0]:.3g} along one "
-            "direction; divide them by a constant first"
-        )
-    rotated = np.empty((len(x), axes.shape[1]), dtype)
-    for start in range(0, len(x), CHUNK_ROWS):
-        block = slice(start, start + CHUNK_ROWS)
-        rotated[block] = (x[block].astype(np.float64) - mean) @ axes
-    return Prepared(
-        x=jnp.asarray(rotated),
-        mean=jnp.asarray(mean, dtype),
-        rotation=jnp.asarray(axes, dtype),
-        spectrum=jnp.asarray(spectrum, dtype),
-        centered=center,
-    )
+    basis = find_basis(x, statistics_rows=statistics_rows, center=center, dtype=dtype)
+    return prepare_in(basis, x, center=center, dtype=dtype)

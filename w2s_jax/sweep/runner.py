@@ -16,10 +16,10 @@ from jaxtyping import Float
 
 from w2s_jax.errors import GridError
 from w2s_jax.features import FeatureSet, Predictions
-from w2s_jax.features.scaling import scale_features
-from w2s_jax.heads import Prepared, prepare
+from w2s_jax.features.scaling import fit_scaling
+from w2s_jax.heads import Prepared
 from w2s_jax.heads.costs import default_budget
-from w2s_jax.heads.prepared import check_dtype
+from w2s_jax.heads.prepared import check_dtype, find_basis, prepare_in
 from w2s_jax.metrics import GroupedTest, grouped_test
 from w2s_jax.pipeline import (
     Heads,
@@ -53,6 +53,7 @@ from w2s_jax.sweep.rows import (
     kept_columns,
     missing_columns,
 )
+from w2s_jax.sweep.saved_heads import ModelHeads, Transform, check_models, save_heads
 from w2s_jax.sweep.store import Store, in_order, read_rows
 
 
@@ -66,6 +67,7 @@ def run(
     memory_budget: int | None = None,
     collect: bool = True,
     notes: Mapping[str, str] | None = None,
+    keep_heads: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Trains all configurations of a grid and returns one long row per configuration and method.
 
@@ -85,6 +87,8 @@ def run(
         collect: with `out`, read all rows at the end; False returns an empty frame, for runs whose
             rows are too many for memory.
         notes: texts to keep in `out`, by file name; another text gets a number.
+        keep_heads: models whose heads are kept in `out`, of "student", "teacher", "ceiling" (see
+            `evaluate_heads`). Rows that are there already get none.
 
     Returns:
         A data frame; the README describes its columns.
@@ -95,6 +99,11 @@ def run(
         Interrupted: after the commit during which SIGINT or SIGTERM came.
     """
     check_dtype(dtype)
+    keep_heads = check_models(keep_heads)
+    if keep_heads and out is None:
+        raise GridError("heads are kept in a run directory; give out")
+    if keep_heads and this_process().count > 1:
+        raise GridError("several processes cannot keep heads yet; run with one process")
     plan = plan_grid(grid, pairs)
     if not plan.num_configs:
         raise GridError("there is nothing to run: the list of configurations is empty")
@@ -115,7 +124,8 @@ def run(
         plan = _without(plan, store.keys(), fingerprints)
         watched = Progress(total, total - plan.num_configs)
         with _bar(sum(plan.heads.values()), progress) as bar:
-            runner = _Runner(plan, np.dtype(dtype), memory_budget, bar)
+            keep = functools.partial(save_heads, store.path) if keep_heads else None
+            runner = _Runner(plan, np.dtype(dtype), memory_budget, bar, keep_heads, keep)
             for rows in runner.chunks(interruption.noted):
                 store.add(rows)
                 watched.add(len(rows))
@@ -192,6 +202,12 @@ class _Side:
 
     prepared: Prepared
     key: str
+    transform: Transform
+
+    @property
+    def name(self) -> str:
+        """The key as a file name."""
+        return self.key.replace("/", "-")
 
 
 class _Shared(NamedTuple):
@@ -212,8 +228,17 @@ class _Runner:
     alone would compute it: how many there are changes no result.
     """
 
-    def __init__(self, plan: Plan, dtype: np.dtype, memory_budget: int | None, bar: Any):
+    def __init__(
+        self,
+        plan: Plan,
+        dtype: np.dtype,
+        memory_budget: int | None,
+        bar: Any,
+        kept_models: Sequence[str] = (),
+        keep: Callable[[Sequence[str], dict[str, ModelHeads]], None] | None = None,
+    ):
         self._plan = plan
+        self._kept_models, self._keep = kept_models, keep
         self._dtype = dtype
         self._budget = default_budget() if memory_budget is None else memory_budget
         self._bar = bar
@@ -261,7 +286,8 @@ class _Runner:
                 return side
             place = side.key, device
             if place not in self._copies:
-                self._copies[place] = _Side(jax.device_put(side.prepared, device), side.key)
+                copy = jax.device_put(side.prepared, device)
+                self._copies[place] = dataclasses.replace(side, prepared=copy)
             return self._copies[place]
 
     def _prepare_side(self, pair: Pair, scaling: str, teacher: bool) -> _Side:
@@ -280,9 +306,11 @@ class _Runner:
         if key not in self._sides:
             assert isinstance(features, FeatureSet)
             raw = features.features[index]
-            scaled = scale_features(raw, data.pool_rows, scaling, self._dtype)
-            prepared = prepare(scaled, statistics_rows=data.pool_rows, dtype=self._dtype)
-            self._sides[key] = _Side(prepared, key)
+            scale = fit_scaling(raw, data.pool_rows, scaling)
+            scaled = scale.apply(raw, self._dtype)
+            basis = find_basis(scaled, statistics_rows=data.pool_rows, dtype=self._dtype)
+            prepared = prepare_in(basis, scaled, dtype=self._dtype)
+            self._sides[key] = _Side(prepared, key, Transform(scale, basis))
         return self._sides[key]
 
     def _fit_labelled(
@@ -426,6 +454,7 @@ class _Runner:
             minority = data.minority[rows]
 
         frames = []
+        behind: dict[str, list[tuple[Heads, np.ndarray]]] = {}
         for request, positions, result in zip(requests, served, trained, strict=True):
             configs = [chunk.configs[i] for i in positions]
             slices = [validation.slices[(c.eta_l, c.n_labelled, c.n_validation)] for c in configs]
@@ -438,6 +467,11 @@ class _Runner:
             else:
                 own = np.searchsorted(chunk.student_l2, [c.student_l2 for c in configs])
                 columns |= ceilings.columns("ceiling", own, test, slices)
+                if ceilings.heads is not None:
+                    behind.setdefault("ceiling", []).append((ceilings.heads, own))
+            if teachers.heads is not None:
+                behind.setdefault("teacher", []).append((teachers.heads, used[request.teacher]))
+            behind.setdefault("student", []).append((result.heads, result.index))
             columns |= scores.columns("student", result.index, test, slices)
             own = (scores, result.index, teachers, used[request.teacher])
             columns |= agreement_columns(*own, pseudolabels[request.teacher], test, slices)
@@ -445,7 +479,31 @@ class _Runner:
             columns |= kept_columns(result.kept, result.index, own_right, minority)
             frames.append(assemble(configs, pair, test, columns))
         self._count(stage.num_fitted + (0 if ceilings is None else len(chunk.student_l2)))
-        return pd.concat(frames, ignore_index=True)
+        rows = pd.concat(frames, ignore_index=True)
+        if self._keep is not None:
+            self._keep(rows["key"].tolist(), self._heads_behind(pair, group, behind))
+        return rows
+
+    def _heads_behind(
+        self, pair: Pair, group: Group, behind: Mapping[str, list[tuple[Heads, np.ndarray]]]
+    ) -> dict[str, ModelHeads]:
+        """The heads to keep of a chunk's rows, which come request by request."""
+        kept = {}
+        for model in self._kept_models:
+            if model not in behind:
+                continue
+            side = self._side(pair, group.feature_scaling, teacher=model == "teacher")
+            tables: dict[int, tuple[int, np.ndarray]] = {}  # requests share teachers
+            index, total = [], 0
+            for heads, own in behind[model]:
+                if id(heads) not in tables:
+                    tables[id(heads)] = total, heads.params
+                    total += len(heads.params)
+                index.append(own + tables[id(heads)][0])
+            used, back = np.unique(np.concatenate(index), return_inverse=True)
+            params = np.concatenate([table for _, table in tables.values()])[used]
+            kept[model] = ModelHeads(params, back.ravel(), side.transform, side.name)
+        return kept
 
 
 class _Validation:
