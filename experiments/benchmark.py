@@ -2,6 +2,7 @@
 
     python experiments/benchmark.py --workloads=heads,ridge --out=benchmarks
     python experiments/benchmark.py --table=benchmarks/X.json --figure=scaling.png
+    python experiments/benchmark.py --workloads=images --backbones=clip_vit_b32,resnet18
 
 Peers come with pip install '.[benchmark]'; an absent one is skipped, and the JSON says so. A full
 run takes an hour or two on 2 cores; --scale=0.02 --repeats=1 is a smoke test. Cases that the file
@@ -22,6 +23,9 @@ flags.DEFINE_integer("seed", 0, "of all data")
 flags.DEFINE_string("out", "runs/benchmark", "a .json file, or a folder for DEVICE-DATE.json")
 flags.DEFINE_string("table", None, "print this result as markdown, and measure nothing")
 flags.DEFINE_string("figure", None, "with --table: write speed against number of heads here")
+flags.DEFINE_list("backbones", ["clip_vit_b32", "resnet18"], "networks of the workload images")
+flags.DEFINE_integer("num_images", 64, "of the workload images", 1)
+flags.DEFINE_integer("batch_size", 16, "images a call of a network", 1)
 FLAGS = flags.FLAGS
 
 
@@ -58,10 +62,34 @@ def measure() -> None:
     print(f"\n{table.render(result)}\n\nresult: {path}")
 
 
+def measure_images() -> None:
+    """Measures the extraction of features from images beside transformers."""
+    from benchmarking import images
+
+    result, path = images.measure(
+        FLAGS.backbones,
+        FLAGS.num_images,
+        FLAGS.batch_size,
+        repeats=FLAGS.repeats,
+        seed=FLAGS.seed,
+        limit=FLAGS.limit,
+        out=FLAGS.out,
+        say=print,
+    )
+    print(f"\n{images.render(result)}\n\nresult: {path}")
+
+
 def main() -> None:
     """Measures, or shows what was measured."""
     try:
-        show() if FLAGS.table else measure()
+        if FLAGS.table:
+            show()
+        elif "images" in FLAGS.workloads:
+            if FLAGS.workloads != ["images"]:
+                raise W2SError("--workloads=images is measured by itself; name no other beside it")
+            measure_images()
+        else:
+            measure()
     except ValueError as error:
         raise W2SError(str(error)) from None
 

@@ -35,6 +35,10 @@ HOMES = {
         "scikit-learn": ("chain_peers", "ScikitLearn"),
         "torch L-BFGS": ("chain_peers", "Torch"),
     },
+    "images": {
+        "engine": ("images_engine", "Engine"),
+        "transformers": ("images_torch", "Transformers"),
+    },
 }
 
 

@@ -31,6 +31,9 @@ PACKAGES = (
     "torch",
     "optax",
     "himalaya",
+    "grain",
+    "pillow",
+    "transformers",
 )
 
 
