@@ -10,6 +10,7 @@ the run's own features every metric equals the stored one.
 
 from pathlib import Path
 
+import pandas as pd
 from absl import app, flags
 
 from w2s_jax.compilation import enable_compilation_cache
@@ -39,7 +40,8 @@ def main() -> None:
     except OSError as error:
         raise StoreError(f"cannot write {out}: {error.strerror}; give another --out") from error
     shown = [f"{FLAGS.model}_accuracy", f"{FLAGS.model}_worst_group_accuracy"]
-    print(rows.groupby("method", sort=False)[shown].mean().round(4).to_string())
+    means = pd.DataFrame(rows.groupby("method", sort=False)[shown].mean())
+    print(means.round(4).to_string())
     print(f"{len(rows)} rows in {out}")
 
 

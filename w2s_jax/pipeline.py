@@ -147,43 +147,6 @@ def fit_labelled(
     return Heads.join([fit(task.rows, [task]) for task in tasks])
 
 
-@jax.jit
-def _correct(params: Array, x: Array, rows: Array, labels: Array) -> Bool[Array, "h n"]:
-    logits = logits_on_rows(params, x, rows)
-    if logits.shape[1] == 1:
-        return (logits[:, 0] > 0) == (labels == 1)
-    return jnp.argmax(logits, axis=1) == labels
-
-
-def correctness(
-    prepared: Prepared,
-    heads: Heads,
-    rows: Int[np.ndarray, " n"],
-    labels: Int[np.ndarray, " all"],
-    memory_budget: int | None = None,
-) -> Bool[np.ndarray, "_ n"]:
-    """Whether each head is right on each of some rows (the lower class wins ties).
-
-    Args:
-        prepared: features of all rows.
-        heads: a table of heads in these coordinates.
-        rows: rows to evaluate on ``[n]``.
-        labels: class of every row of `prepared`.
-        memory_budget: bytes that the logits of one batch may take; default as of `fit_rows`.
-    """
-    out = np.empty((len(heads.params), len(rows)), bool)
-    if not len(rows):
-        return out
-    padded, _ = _pad_rows(rows)
-    budget = default_budget() if memory_budget is None else memory_budget
-    batch = budget // (len(padded) * heads.params.shape[1] * 2 * heads.params.itemsize)
-    batch = int(np.clip(batch, 1, MAX_BATCH))
-    for part, params in _batches(heads.params, batch):
-        right = _correct(params, prepared.x, padded, labels[padded])
-        out[part] = np.asarray(right)[: part.stop - part.start, : len(rows)]
-    return out
-
-
 def teacher_probabilities(
     prepared: Prepared, teachers: Heads, rows: Int[np.ndarray, " n"]
 ) -> Float[np.ndarray, "t n c"]:

@@ -94,7 +94,9 @@ def test_proportional_form_is_what_simulation_finds(case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", LARGE)
+@pytest.mark.parametrize(
+    "case", [*LARGE[:3], *(pytest.param(case, marks=pytest.mark.exhaustive) for case in LARGE[3:])]
+)
 def test_proportional_form_is_what_simulation_finds_on_more_problems(case):
     z, error = distances(case, 700)
     assert np.all(error < 0.04)
@@ -102,6 +104,7 @@ def test_proportional_form_is_what_simulation_finds_on_more_problems(case):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_no_bias_in_the_mean_over_problems():
     """Each problem's four risks share their draws, so only problems count as independent."""
     found = [distances(case, 500) for case in SMALL] + [distances(case, 700) for case in LARGE]

@@ -23,6 +23,17 @@ OF_METHODS = (
     "num_steps",
     "batch_size",
     "patience",
+    "confidence_weight",
+    "warmup_fraction",
+    "confidence_temperature",
+    "smoothing",
+    "bootstrap_weight",
+    "entropy_weight",
+    "anchor_quantile",
+    "identity_weight",
+    "sinkhorn_prior",
+    "sinkhorn_steps",
+    "upweight",
 )
 AXES = (*SETTING, *SIZE, *L2, *CONDITION, *PQ, *OF_METHODS)
 MODELS = ("teacher", "ceiling", "student")
