@@ -13,6 +13,12 @@ def column(table: pd.DataFrame, name: str) -> pd.Series:
     return cast(pd.Series, table[name])
 
 
+def number(line: pd.Series, name: str) -> float:
+    """An entry of a row, as a number."""
+    entry: Any = line[name]
+    return float(entry)
+
+
 def where(table: pd.DataFrame, mask: Any) -> pd.DataFrame:
     """The rows where a mask holds, with their index."""
     return table.iloc[np.flatnonzero(np.asarray(mask, dtype=bool))]

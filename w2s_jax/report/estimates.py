@@ -184,9 +184,9 @@ def _ambiguous(rows: pd.DataFrame) -> ReportError:
         for axis in axes
         if axis in rows and distinct(rows, axis) > 1
     ]
+    seeds, twice = rows["seed"].tolist(), int(np.argmax(rows["seed"].duplicated()))
     return ReportError(
-        f"several rows share seed {column(rows, 'seed')[rows['seed'].duplicated()].iloc[0]} of one"
-        " setting;"
+        f"several rows share seed {seeds[twice]} of one setting;"
         f" they differ in {'; '.join(varying) or 'no known axis'}; choose one value first"
         " (select_l2 chooses l2)"
     )

@@ -71,7 +71,7 @@ def check_rows(rows: pd.DataFrame) -> pd.DataFrame:
     if len(set(keys)) < len(keys):
         raise ReportError(
             f"{len(keys) - len(set(keys))} row(s) occur more than once, first the key"
-            f" {column(table, 'key')[table['key'].duplicated()].iloc[0]!r}; drop the repeated rows"
+            f" {keys[int(np.argmax(table['key'].duplicated()))]!r}; drop the repeated rows"
         )
     is_vanilla = equals(table, "method", "vanilla")
     number = {keys[row]: int(row) for row in np.flatnonzero(is_vanilla)}

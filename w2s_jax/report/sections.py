@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from w2s_jax.report.columns import column, equals, group_codes, missing, numbers, values_of, where
+from w2s_jax.report.columns import (
+    column,
+    equals,
+    group_codes,
+    missing,
+    number,
+    numbers,
+    values_of,
+    where,
+)
 from w2s_jax.report.frame import AXES, CONDITION, SETTING, show, split
 from w2s_jax.report.tables import AVERAGES
 from w2s_jax.report.wording import signed
@@ -55,15 +64,15 @@ def metric_name(metric: str | float) -> str:
 
 def difference(line: pd.Series, name: str, scale: float, digits: int) -> Cell:
     """A difference with its interval; strong where the interval excludes zero."""
-    value, low, high = (scale * float(line[end]) for end in (name, f"{name}_low", f"{name}_high"))
+    value, low, high = (scale * number(line, end) for end in (name, f"{name}_low", f"{name}_high"))
     small = f"[{signed(low, digits)}, {signed(high, digits)}]" if np.isfinite(low + high) else ""
     return Cell(signed(value, digits), small, bool(low > 1e-12 or high < -1e-12))
 
 
 def level(line: pd.Series, name: str) -> Cell:
     """An accuracy in percent with its half width."""
-    value = 100 * float(line[name])
-    half = 50 * (float(line[f"{name}_high"]) - float(line[f"{name}_low"]))
+    value = 100 * number(line, name)
+    half = 50 * (number(line, f"{name}_high") - number(line, f"{name}_low"))
     if not np.isfinite(value):
         return Cell("–")
     return Cell(f"{value:.1f}", f"± {half:.1f}" if np.isfinite(half) else "")
@@ -121,7 +130,7 @@ def oracle_table(best: pd.DataFrame, variant: str) -> Table | None:
             if len(mine):
                 line = mine.iloc[0]
                 at = f"p = {show(line['keep_fraction'])}, q = {show(line['gce_q'])}"
-                cells.append(Cell(signed(float(line["improvement"]), 2), at))
+                cells.append(Cell(signed(number(line, "improvement"), 2), at))
             else:
                 cells.append(Cell("–"))
         found.rows.append(cells)
@@ -163,7 +172,7 @@ def accuracy_table(
 
 def _pgr(line: pd.Series) -> Cell:
     cell = difference(line, "pgr", 1.0, 2)
-    if np.isfinite(float(line["pgr"])) and not cell.small:
+    if np.isfinite(number(line, "pgr")) and not cell.small:
         cell.small = "(lead unclear)"
     return cell
 
@@ -177,7 +186,7 @@ def averages(table: pd.DataFrame) -> Table:
         folded=True,
     )
     for _, line in table.iterrows():
-        values = [100 * float(line[name]) for name in AVERAGES]
+        values = [100 * number(line, name) for name in AVERAGES]
         cells = [Cell(show(line[axis])) for axis in SETTING] + [Cell(str(line["model"]))]
         found.rows.append(
             cells + [Cell(f"{value:.1f}" if np.isfinite(value) else "–") for value in values]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from w2s_jax.report.choices import analyses, extent_note, pq_note
-from w2s_jax.report.columns import equals, where
+from w2s_jax.report.columns import equals, number, where
 from w2s_jax.report.frame import methods, show, split
 from w2s_jax.report.tables import setting_table
 from w2s_jax.report.wording import seeds_sentence, signed, sizes_sentence
@@ -64,7 +64,7 @@ def _wrap(text: str) -> str:
 
 def _points(line: pd.Series, name: str) -> str:
     """A difference in percentage points with its limits, alone where there are none."""
-    value, low, high = (100 * float(line[end]) for end in (name, f"{name}_low", f"{name}_high"))
+    value, low, high = (100 * number(line, end) for end in (name, f"{name}_low", f"{name}_high"))
     limits = f" [{signed(low, 2)}, {signed(high, 2)}]" if np.isfinite(low + high) else ""
     return signed(value, 2) + limits
 
@@ -88,7 +88,7 @@ def _block(part: pd.DataFrame, pair: str, name: str, metric: float, extent: str)
         text = f"{show(line['eta_l']):>5} {show(line['eta_u']):>6}"
         levels = ["teacher", "vanilla", *(["method_accuracy"] if has_method else []), "ceiling"]
         for level in levels:
-            text += f" {_percent(float(line[level])):>8}"
+            text += f" {_percent(number(line, level)):>8}"
         text += f"  {_points(line, 'gain'):>23}"
         text += f"  {_points(line, 'effect'):>23}" if has_method else ""
         lines.append(text)
