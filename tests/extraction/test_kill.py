@@ -72,7 +72,7 @@ def test_killed_then_resumed_equals_uninterrupted(weights, tmp_path):
     killed = tmp_path / "killed"
     shards = 0
     for _ in range(2):
-        process = start(killed, weights, "--num_workers=2", "--delay=0.05")
+        process = start(killed, weights, "--num_workers=2", "--delay=0.2")
         folder = killed / "squares" / ".tiny_vit_cls.extracting"
         wait_until(lambda folder=folder, n=shards: len(list(folder.glob("shard-*.npy"))) > n)
         workers = children(process.pid)
