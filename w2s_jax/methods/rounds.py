@@ -194,7 +194,7 @@ class Train:
         previous: Float[Array, "h k p"] | None,
         values: Mapping[str, Float[np.ndarray, " h"]],
         hyperparameters: Mapping[str, Array],
-        known: Mapping[str, Array],
+        known: Mapping[str, Array] | None = None,
     ) -> TrainedRows:
         """Trains heads of one of the `groups`.
 
@@ -235,7 +235,7 @@ class Train:
             evaluate_every=self.evaluate_every,
             seed=int(values["seed"][0]) if "seed" in values else 0,
         )
-        data = (teacher.astype(zero.dtype), logits, dict(hyperparameters), dict(known))
+        data = (teacher.astype(zero.dtype), logits, dict(hyperparameters), dict(known or {}))
         start = previous if previous is not None and self.warm_start else zero
         try:
             return train_rows(prepared, rows, self.step, _inputs_of_rows, data, schedule, start)
