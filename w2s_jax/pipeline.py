@@ -61,7 +61,7 @@ def _pad_heads(array: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([array, np.repeat(array[:1], size - len(array), axis=0)])
 
 
-def _batches(params: Float[np.ndarray, "h k p"], batch: int) -> Iterator[tuple[slice, Array]]:
+def batches(params: Float[np.ndarray, "h k p"], batch: int) -> Iterator[tuple[slice, Array]]:
     """Heads in batches on the device, padded to buckets, and where each batch lies."""
     for start in range(0, len(params), batch):
         part = slice(start, min(start + batch, len(params)))
@@ -69,7 +69,7 @@ def _batches(params: Float[np.ndarray, "h k p"], batch: int) -> Iterator[tuple[s
         yield part, jnp.asarray(_pad_heads(params[part], size))
 
 
-def _pad_rows(rows: Int[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
+def pad_rows(rows: Int[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
     """Row indices up to a bucket, and which of them are real."""
     size = row_bucket(len(rows))
     padded = np.zeros(size, np.int32)
@@ -113,7 +113,7 @@ def fit_labelled(
     dtype = prepared.x.dtype if num_classes == 2 else jnp.int32
 
     def fit(rows: np.ndarray, members: Sequence[Labelled]) -> Heads:
-        padded, valid = _pad_rows(rows)
+        padded, valid = pad_rows(rows)
         heads_of = [len(task.l2) for task in members]
         num_heads = sum(heads_of)
         if len(members) == 1:
@@ -151,9 +151,9 @@ def teacher_probabilities(
     prepared: Prepared, teachers: Heads, rows: Int[np.ndarray, " n"]
 ) -> Float[np.ndarray, "t n c"]:
     """Class probabilities of every teacher on some rows."""
-    padded, _ = _pad_rows(rows)
+    padded, _ = pad_rows(rows)
     parts = []
-    for part, params in _batches(teachers.params, MAX_BATCH):
+    for part, params in batches(teachers.params, MAX_BATCH):
         probabilities = probabilities_of(logits_on_rows(params, prepared.x, padded))
         parts.append(np.asarray(probabilities)[: part.stop - part.start, : len(rows)])
     return np.concatenate(parts)
@@ -343,23 +343,24 @@ class StudentStage:
         return self._scopes[key]
 
     def _make_scope(self, on_labelled: bool, oracle: bool) -> _Scope:
-        rows, teacher = self._unlabelled, self._teacher
-        seen = self._known
-        if (on_labelled or oracle) and seen is None:
-            raise HeadError("a round looks at labels, but this stage was given none; pass known")
-        if on_labelled and seen is not None:
-            rows = np.concatenate([rows, seen.labelled])
-            teacher = np.concatenate([teacher, seen.teacher_probabilities], axis=1)
-        padded, valid = _pad_rows(rows)
-        widths = [(0, 0), (0, len(padded) - len(rows))]
+        rows, teacher, seen = self._unlabelled, self._teacher, self._known
         known: dict[str, np.ndarray] = {}
-        if on_labelled and seen is not None:
-            own = np.pad(seen.of_teacher, [(0, 0), (len(self._unlabelled), widths[1][1])])
-            valid = own | (np.arange(len(padded)) < len(self._unlabelled))
-            known["labelled"] = own
-        if (on_labelled or oracle) and seen is not None:
-            visible = valid if oracle else known["labelled"]
-            visible = np.broadcast_to(visible, (len(teacher), len(padded)))
+        if not (on_labelled or oracle):
+            padded, valid = pad_rows(rows)
+        elif seen is None:
+            raise HeadError("a round looks at labels, but this stage was given none; pass known")
+        else:
+            num_unlabelled = len(rows)
+            if on_labelled:
+                rows = np.concatenate([rows, seen.labelled])
+                teacher = np.concatenate([teacher, seen.teacher_probabilities], axis=1)
+            padded, valid = pad_rows(rows)
+            visible = np.broadcast_to(valid, (len(teacher), len(padded)))
+            if on_labelled:
+                own = np.pad(seen.of_teacher, [(0, 0), (num_unlabelled, len(padded) - len(rows))])
+                valid = own | (np.arange(len(padded)) < num_unlabelled)
+                visible = valid if oracle else own
+                known["labelled"] = own
             known["labels"] = np.where(visible, seen.labels[padded], -1).astype(np.int32)
             if oracle:
                 in_group = seen.groups[padded] == np.arange(seen.num_groups)[:, None]
@@ -370,7 +371,9 @@ class StudentStage:
             rows=padded,
             num_rows=len(rows),
             valid=valid,
-            teacher=np.pad(teacher, [*widths, (0, 0)], constant_values=0.5),
+            teacher=np.pad(
+                teacher, [(0, 0), (0, len(padded) - len(rows)), (0, 0)], constant_values=0.5
+            ),
             known=known,
             batch=cost.heads_per_call(self._budget),
         )

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
@@ -23,7 +22,7 @@ from w2s_jax.errors import GridError, StoreError
 from w2s_jax.features import SPLITS, FeatureSet
 from w2s_jax.features.scaling import Scaling
 from w2s_jax.heads import Prepared
-from w2s_jax.heads.prepared import Basis, check_dtype
+from w2s_jax.heads.prepared import Basis, check_dtype, prepare_in
 from w2s_jax.metrics import GroupedTest, grouped_test
 from w2s_jax.pipeline import Heads
 from w2s_jax.sweep.axes import AXES
@@ -42,13 +41,7 @@ class Transform(NamedTuple):
 
     def prepared(self, features: np.ndarray, dtype: np.dtype) -> Prepared:
         """Raw features ``[n, d]`` as rows that the heads can be evaluated on."""
-        return Prepared(
-            x=jnp.asarray(self.basis.apply(self.scaling.apply(features, dtype), dtype)),
-            mean=jnp.asarray(self.basis.mean, dtype),
-            rotation=jnp.asarray(self.basis.axes, dtype),
-            spectrum=jnp.asarray(self.basis.spectrum, dtype),
-            centered=True,
-        )
+        return prepare_in(self.basis, self.scaling.apply(features, dtype), dtype=dtype)
 
 
 class ModelHeads(NamedTuple):
@@ -217,22 +210,28 @@ def evaluate_heads(
     if not len(test_rows):
         raise GridError(f"{features.name} has no labelled rows of split {split}; choose another")
     rows = read_rows(run).set_index("key")
-    transforms: dict[str, Transform] = {}
+    prepared: dict[str, Prepared] = {}
     frames = []
     for chunk in chunks:
-        transform = transforms.setdefault(chunk.features, _transform(folder, chunk.features))
-        wanted = len(transform.scaling.mean)
-        if features.features.shape[1] != wanted:
-            raise GridError(
-                f"the {model} heads of {run} take {wanted} features, {features.name} has "
-                f"{features.features.shape[1]}; give features of the same backbone and layer"
-            )
+        if chunk.features not in prepared:
+            transform = _transform(folder, chunk.features)
+            wanted = len(transform.scaling.mean)
+            if features.features.shape[1] != wanted:
+                raise GridError(
+                    f"the {model} heads of {run} take {wanted} features, {features.name} has "
+                    f"{features.features.shape[1]}; give features of the same backbone and layer"
+                )
+            dtype = np.dtype(check_dtype(chunk.params.dtype))
+            rows_in_order = _grouped(features, test_rows, []).rows
+            raw = features.features[rows_in_order]
+            prepared[chunk.features] = transform.prepared(raw, dtype)
         known = [i for i, key in enumerate(chunk.keys) if key in rows.index]
         own = rows.loc[[chunk.keys[i] for i in known]]
         for described, positions in own.groupby("groups", sort=False).indices.items():
             test = _grouped(features, test_rows, json.loads(str(described)))
             index = chunk.index[[known[i] for i in positions]]
-            columns = _metrics(chunk.params, index, transform, features, test, model)
+            own_prepared = prepared[chunk.features]
+            columns = _metrics(chunk.params, index, own_prepared, features.labels, test, model)
             axes = own.iloc[positions][["method", "pair", *(axis.name for axis in AXES)]]
             frames.append(pd.concat([axes.reset_index(), pd.DataFrame(columns)], axis=1))
     return pd.concat(frames, ignore_index=True).drop_duplicates("key", ignore_index=True)
@@ -263,18 +262,16 @@ def _grouped(
 def _metrics(
     params: np.ndarray,
     index: np.ndarray,
-    transform: Transform,
-    features: FeatureSet,
+    prepared: Prepared,
+    labels: np.ndarray,
     test: GroupedTest,
     model: str,
 ) -> dict[str, np.ndarray]:
-    """Columns of the model, one value a row."""
-    dtype = np.dtype(check_dtype(params.dtype))
+    """Columns of the model, one value a row; `prepared` has the test rows in their order."""
     used, back = np.unique(index, return_inverse=True)
     nothing = np.zeros(len(used))
     heads = Heads(params[used], nothing, nothing, nothing, nothing.astype(int), nothing.astype(int))
-    prepared = transform.prepared(features.features[test.rows], dtype)
-    labels = features.labels[test.rows]
+    labels = labels[test.rows]
     here = np.arange(len(labels))
     found = predict(prepared, heads, here, labels, len(labels))
     by_group = test.group_accuracies(found.classes == labels)

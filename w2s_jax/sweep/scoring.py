@@ -8,14 +8,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from w2s_jax.heads import Prepared
-from w2s_jax.heads.buckets import lane_bucket, row_bucket
 from w2s_jax.heads.costs import default_budget
 from w2s_jax.heads.lbfgs import logits_on_rows
-from w2s_jax.pipeline import Heads
+from w2s_jax.pipeline import MAX_BATCH, Heads, batches, pad_rows
 
 NUM_BINS = 15
-# Heads whose logits are computed together, if memory allows.
-MAX_BATCH = 512
 
 
 class Predicted(NamedTuple):
@@ -63,23 +60,19 @@ def predict(
     scores = np.full((2, num_heads), np.nan)
     if not len(rows):
         return Predicted(classes, *scores)
-    padded = np.zeros(row_bucket(len(rows)), np.int32)
-    padded[: len(rows)] = rows
+    padded, _ = pad_rows(rows)
     budget = default_budget() if memory_budget is None else memory_budget
     # Beside the logits: log-probabilities, confidences and temporaries.
     batch = budget // (len(padded) * (3 * num_logits + 3) * heads.params.itemsize)
     batch = int(np.clip(batch, 1, MAX_BATCH))
-    for start in range(0, num_heads, batch):
-        part = slice(start, min(start + batch, num_heads))
-        own = heads.params[part]
-        filled = np.repeat(own[:1], lane_bucket(len(own)) - len(own), axis=0)
-        params = np.concatenate([own, filled])
+    for part, params in batches(heads.params, batch):
+        size = part.stop - part.start
         found, *values = jax.device_get(
             _predict(params, prepared.x, padded, labels[padded], np.int32(num_scored))
         )
-        classes[part] = found[: len(own), : len(rows)]
+        classes[part] = found[:size, : len(rows)]
         if num_scored:
-            scores[:, part] = np.stack(values)[:, : len(own)]
+            scores[:, part] = np.stack(values)[:, :size]
     return Predicted(classes, *scores)
 
 
