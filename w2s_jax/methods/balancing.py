@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from w2s_jax.methods.rounds import RoundInputs, as_probabilities
 from w2s_jax.methods.selection import keep_lowest
 
 # Passes over the classes. Two classes need one; on 2,000 rows of 9 classes, counts were off by at
@@ -18,6 +19,13 @@ def class_logits(logits: Float[Array, "k m"]) -> Float[Array, "c m"]:
     if logits.shape[0] == 1:
         return jnp.concatenate([jnp.zeros_like(logits), logits])
     return logits
+
+
+def pseudolabel_shares(inputs: RoundInputs, labels: Array) -> Float[Array, " c"]:
+    """Share of each class in hard or soft labels of the valid rows."""
+    labels = as_probabilities(labels, inputs)
+    total = jnp.maximum(jnp.sum(inputs.valid), 1)
+    return jnp.sum(jnp.where(inputs.valid[:, None], labels, 0.0), axis=0) / total
 
 
 def class_counts(shares: Float[Array, " c"], total: Int[Array, ""]) -> Int[Array, " c"]:

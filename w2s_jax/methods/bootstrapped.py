@@ -22,25 +22,22 @@ constant it is zero, and nothing is bootstrapped.
 
 from collections.abc import Callable, Mapping
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from w2s_jax.heads.losses import Loss, log_probabilities
 from w2s_jax.methods import vanilla
 from w2s_jax.methods.enhanced import own_hard_labels
-from w2s_jax.methods.rounds import Fit, Function, Method, RoundInputs
+from w2s_jax.methods.rounds import Fit, Function, Method, RoundInputs, as_probabilities
 
 NUM_ROUNDS = 4
 
 
 def _mixed_with_own(pseudolabels: Function) -> Callable[[RoundInputs], Array]:
     def targets(inputs: RoundInputs) -> Float[Array, "n c"]:
-        labels, weight = pseudolabels(inputs), inputs.hyperparameters["bootstrap_weight"]
-        num_classes, dtype = inputs.teacher_probabilities.shape[-1], inputs.logits.dtype
-        if labels.ndim == 1:
-            labels = jax.nn.one_hot(labels, num_classes, dtype=dtype)
-        own = jax.nn.one_hot(own_hard_labels(inputs), num_classes, dtype=dtype)
+        labels = as_probabilities(pseudolabels(inputs), inputs)
+        own = as_probabilities(own_hard_labels(inputs), inputs)
+        weight = inputs.hyperparameters["bootstrap_weight"]
         return (1 - weight) * labels + weight * own
 
     return targets

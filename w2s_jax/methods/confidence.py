@@ -31,7 +31,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from w2s_jax.methods import vanilla
-from w2s_jax.methods.balancing import balanced_labels, class_counts, class_logits
+from w2s_jax.methods.balancing import (
+    balanced_labels,
+    class_counts,
+    class_logits,
+    pseudolabel_shares,
+)
 from w2s_jax.methods.gradient import GradientStep, RowFunction
 from w2s_jax.methods.rounds import Method, RoundInputs, Train, hard_pseudolabels
 from w2s_jax.methods.trained import LOSSES, OPTIMIZERS, cross_entropy_rows
@@ -45,22 +50,12 @@ def warmup(inputs: RoundInputs, step: Array) -> Float[Array, ""]:
     return jnp.where(step < length, step / jnp.where(length > 0, length, 1.0), 1.0)
 
 
-def pseudolabel_shares(inputs: RoundInputs, kind: str) -> Float[Array, " c"]:
-    """Share of each class in the pseudolabels of these rows."""
-    labels = vanilla.PSEUDOLABELS[kind](inputs)
-    if labels.ndim == 1:
-        labels = jax.nn.one_hot(labels, inputs.teacher_probabilities.shape[-1])
-    total = jnp.maximum(jnp.sum(inputs.valid), 1)
-    return jnp.sum(jnp.where(inputs.valid[:, None], labels, 0.0), axis=0) / total
-
-
 def balanced(kind: str) -> Weighting:
     """The student's hard labels under the balanced threshold, and the weight that all rows have."""
 
     def weighting(logits: Array, inputs: RoundInputs) -> tuple[Int[Array, " m"], Float[Array, ""]]:
-        counts = class_counts(
-            pseudolabel_shares(inputs, kind), jnp.sum(inputs.valid, dtype=jnp.int32)
-        )
+        shares = pseudolabel_shares(inputs, vanilla.PSEUDOLABELS[kind](inputs))
+        counts = class_counts(shares, jnp.sum(inputs.valid, dtype=jnp.int32))
         own = balanced_labels(logits, counts, inputs.valid)
         return own, inputs.hyperparameters["confidence_weight"]
 

@@ -8,12 +8,11 @@ Pseudo-Label, ICML workshop 2013, with a weight of one).
 
 from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from w2s_jax.methods import vanilla
-from w2s_jax.methods.rounds import Fit, Method, RoundInputs
+from w2s_jax.methods.rounds import Fit, Method, RoundInputs, as_probabilities
 
 
 def labels_of(inputs: RoundInputs) -> Array:
@@ -37,7 +36,7 @@ def _labels_or_hard(inputs: RoundInputs) -> Array:
 
 def _labels_or_soft(inputs: RoundInputs) -> Array:
     labels, soft = labels_of(inputs), vanilla.PSEUDOLABELS["soft"](inputs)
-    return jnp.where((labels >= 0)[:, None], jax.nn.one_hot(labels, soft.shape[1]), soft)
+    return jnp.where((labels >= 0)[:, None], as_probabilities(labels, inputs), soft)
 
 
 def labelled_rounds(options: Mapping[str, str]) -> tuple[Fit]:

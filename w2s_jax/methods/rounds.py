@@ -301,6 +301,14 @@ def hard_pseudolabels(inputs: RoundInputs) -> Array:
     return jnp.argmax(inputs.teacher_probabilities, axis=-1).astype(jnp.int32)
 
 
+def as_probabilities(labels: Array, inputs: RoundInputs) -> Array:
+    """Hard or soft labels as probabilities ``[n, c]``."""
+    if labels.ndim == 2:
+        return labels
+    num_classes = inputs.teacher_probabilities.shape[-1]
+    return jax.nn.one_hot(labels, num_classes, dtype=inputs.logits.dtype)
+
+
 def soft_pseudolabels(inputs: RoundInputs) -> Array:
     """The teacher's probabilities ``[n, c]``."""
     return inputs.teacher_probabilities

@@ -25,12 +25,14 @@ from w2s_jax.methods.selection import entropy_score, keep_lowest, margin
 from w2s_jax.methods.trained import cross_entropy_rows
 
 
-def _keeps_lowest(score: Function) -> Function:
-    """Weight 1 for the rows of lowest score, 0 for the others; ties by draw order."""
+def _keeps_lowest(score: Function, tie_break: Function | None = None) -> Function:
+    """Weight 1 for the rows of lowest score, 0 for the others; ties by tie_break, draw order."""
 
     def weights(inputs: RoundInputs) -> Array:
         keep_count = inputs.hyperparameters["keep_count"]
-        return keep_lowest(score(inputs), keep_count, inputs.valid).astype(inputs.logits.dtype)
+        ties = None if tie_break is None else tie_break(inputs)
+        kept = keep_lowest(score(inputs), keep_count, inputs.valid, ties)
+        return kept.astype(inputs.logits.dtype)
 
     return weights
 
@@ -67,12 +69,14 @@ def draw_order(inputs: RoundInputs) -> Float[Array, " n"]:
     return jnp.arange(inputs.logits.shape[1]).astype(inputs.logits.dtype)
 
 
-def right_first(inputs: RoundInputs) -> Array:
-    """Weight 1 for the rows of right pseudolabel, lowest entropy first, then for wrong ones."""
-    wrong = (hard_pseudolabels(inputs) != labels_of(inputs)).astype(inputs.logits.dtype)
-    keep_count = inputs.hyperparameters["keep_count"]
-    kept = keep_lowest(wrong, keep_count, inputs.valid, entropy_score(inputs.logits))
-    return kept.astype(inputs.logits.dtype)
+def is_wrong(inputs: RoundInputs) -> Float[Array, " n"]:
+    """1 where the pseudolabel is wrong, 0 where it is right."""
+    return (hard_pseudolabels(inputs) != labels_of(inputs)).astype(inputs.logits.dtype)
+
+
+def student_entropy(inputs: RoundInputs) -> Float[Array, " n"]:
+    """A number that orders rows as the student's predictive entropy does."""
+    return entropy_score(inputs.logits)
 
 
 def _method(name: str, weights: Function, oracle: bool = False) -> Method:
@@ -101,4 +105,6 @@ SELECTED = tuple(
         "random": draw_order,
     }.items()
 )
-ENHANCED_ORACLE = _method("enhanced_oracle", right_first, oracle=True)
+ENHANCED_ORACLE = _method(
+    "enhanced_oracle", _keeps_lowest(is_wrong, tie_break=student_entropy), oracle=True
+)

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from w2s_jax.methods.balancing import pseudolabel_shares
 from w2s_jax.methods.rounds import Fit, Function, Method, RoundInputs, hard_pseudolabels
 
 
@@ -52,9 +53,7 @@ def uniform_prior(inputs: RoundInputs) -> Float[Array, " c"]:
 
 def pseudolabel_prior(inputs: RoundInputs) -> Float[Array, " c"]:
     """Shares of the teacher's most probable classes."""
-    num_classes = inputs.teacher_probabilities.shape[-1]
-    hits = jax.nn.one_hot(hard_pseudolabels(inputs), num_classes, dtype=inputs.logits.dtype)
-    return jnp.sum(jnp.where(inputs.valid[:, None], hits, 0.0), axis=0) / jnp.sum(inputs.valid)
+    return pseudolabel_shares(inputs, hard_pseudolabels(inputs))
 
 
 PRIORS = {"uniform": uniform_prior, "pseudolabels": pseudolabel_prior}

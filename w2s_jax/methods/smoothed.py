@@ -10,20 +10,17 @@ labels Lukasik et al., Does label smoothing mitigate label noise?, ICML 2020.
 
 from collections.abc import Callable, Mapping
 
-import jax
 from jaxtyping import Array, Float
 
 from w2s_jax.methods import vanilla
-from w2s_jax.methods.rounds import Fit, Function, Method, RoundInputs
+from w2s_jax.methods.rounds import Fit, Function, Method, RoundInputs, as_probabilities
 
 
 def _smoothed(pseudolabels: Function) -> Callable[[RoundInputs], Array]:
     def targets(inputs: RoundInputs) -> Float[Array, "n c"]:
-        labels, smoothing = pseudolabels(inputs), inputs.hyperparameters["smoothing"]
-        num_classes = inputs.teacher_probabilities.shape[-1]
-        if labels.ndim == 1:
-            labels = jax.nn.one_hot(labels, num_classes, dtype=inputs.logits.dtype)
-        return (1 - smoothing) * labels + smoothing / num_classes
+        labels = as_probabilities(pseudolabels(inputs), inputs)
+        smoothing = inputs.hyperparameters["smoothing"]
+        return (1 - smoothing) * labels + smoothing / labels.shape[-1]
 
     return targets
 
