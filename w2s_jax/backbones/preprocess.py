@@ -7,15 +7,13 @@ values.
 """
 
 import dataclasses
-import struct
-import zlib
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from w2s_jax.errors import W2SError
+from w2s_jax.errors import W2SError, damaged_image_errors
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -121,21 +119,7 @@ def read_image(path: str | Path):
             return to_rgb(image)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
-    # Pillow's decoders raise all of these for damaged files.
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        IndexError,
-        KeyError,
-        TypeError,
-        OverflowError,
-        MemoryError,
-        struct.error,
-        zlib.error,
-        image_module.DecompressionBombError,
-    ) as error:
+    except damaged_image_errors(image_module) as error:
         what = "does not exist" if isinstance(error, FileNotFoundError) else "cannot be decoded"
         raise ImageError(
             f"Image {path} {what} ({type(error).__name__}: {error}); copy it again or leave it out."

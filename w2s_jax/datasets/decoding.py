@@ -3,8 +3,6 @@
 import io
 import logging
 import os
-import struct
-import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
@@ -13,6 +11,7 @@ import numpy as np
 
 from w2s_jax.datasets.archives import DatasetError
 from w2s_jax.datasets.images import ImageRecord, StoredImage
+from w2s_jax.errors import damaged_image_errors
 
 # Bad images that an error or a warning names, the others are counted.
 NAMED_BAD_IMAGES = 5
@@ -151,21 +150,7 @@ def _try_decode(
     try:
         with pillow.open(io.BytesIO(content)) as image:
             return "", decode(image)
-    # What Pillow's readers raise on damaged files.
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        IndexError,
-        KeyError,
-        TypeError,
-        OverflowError,
-        MemoryError,
-        struct.error,
-        zlib.error,
-        pillow.DecompressionBombError,
-    ) as error:
+    except damaged_image_errors(pillow) as error:
         if type(error).__name__ == "UnidentifiedImageError":
             return "no image format that Pillow knows", None
         return str(error) or type(error).__name__, None

@@ -18,6 +18,7 @@ import numpy as np
 
 from w2s_jax.errors import W2SError
 from w2s_jax.features.npyfile import array_checksum, file_checksum, open_npy, write_npy
+from w2s_jax.features.saving import sync_directory
 
 JOB = "job.json"
 _SHARDS = "shard-*-*.npy"
@@ -134,7 +135,7 @@ class ShardFolder:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(self.folder)
+        sync_directory(self.folder)
 
     @property
     def num_shards(self) -> int:
@@ -176,7 +177,7 @@ class ShardFolder:
             temporary.unlink(missing_ok=True)
             write_npy(temporary, [features], self._dtype, features.shape)
             os.replace(temporary, path)
-            _sync_folder(self.folder)
+            sync_directory(self.folder)
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -228,16 +229,6 @@ def _lock(folder: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
-
-
-def _sync_folder(folder: Path) -> None:
-    # Some file systems cannot flush a directory; the renames are then ordered by the system.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _cannot_write(path: Path, error: OSError) -> ExtractionError:

@@ -70,7 +70,7 @@ def save_features(
         try:
             manifest = _write_arrays(checked, temporary, out_dtype)
             _write_manifest(manifest, temporary / MANIFEST)
-            _sync_directory(temporary)
+            sync_directory(temporary)
             _put_in_place(temporary, path, overwrite)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -219,11 +219,12 @@ def _put_in_place(temporary: Path, path: Path, overwrite: bool) -> None:
             raise
     else:
         os.rename(temporary, path)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Flushes a directory, so that renames in it survive a power cut."""
     # Some file systems cannot flush a directory; the renames are then ordered by the system.
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY)
