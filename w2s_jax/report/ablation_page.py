@@ -5,7 +5,6 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -39,6 +38,7 @@ from w2s_jax.report.album import Album
 from w2s_jax.report.columns import column, distinct, equals, where
 from w2s_jax.report.correctness import check_metric
 from w2s_jax.report.frame import ReportError, split
+from w2s_jax.report.rendering import write_page
 from w2s_jax.report.sections import Cell, Table
 from w2s_jax.report.style import COLOURS, MEDIUM, SMALL, literal, panels, setting_name, zero_line
 from w2s_jax.report.wording import count
@@ -82,12 +82,9 @@ def write_ablation(
     )
     status, unfinished = sections.status_table(ablation.rows)
     total = sum(int(row[-1].text) for row in status.rows)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("w2s_jax.report", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    text = environment.get_template("ablation_page.html").render(
+    page = write_page(
+        folder,
+        "ablation_page.html",
         title=TITLE,
         extent=f"{count(distinct(table, 'pair'), 'pair')};"
         f" {count(len(set(column(chosen, 'seed'))), 'seed')}.",
@@ -104,9 +101,6 @@ def write_ablation(
             sections.grid_table(ablation.rows),
         ],
     )
-    page, scratch = folder / "index.html", folder / ".index.html"
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(page)
     return format_comparison(table, diagnostics, ablation.rule, oracles), page
 
 

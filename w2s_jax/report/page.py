@@ -6,11 +6,9 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 
@@ -20,6 +18,7 @@ from w2s_jax.report.choices import Analysis, analyses, extent_note, pq_note
 from w2s_jax.report.columns import distinct, equals, numbers, values_of, where
 from w2s_jax.report.correctness import check_metric
 from w2s_jax.report.frame import ReportError, check_rows, methods, split
+from w2s_jax.report.rendering import render
 from w2s_jax.report.tables import averages_table, best_pq, improvement_map, l2_map, setting_table
 
 FIGURES = "figures"
@@ -184,9 +183,8 @@ def _render(title: str, table: pd.DataFrame, parts: list[Part], eta_t: float) ->
     answer = " ".join(
         f"{part.label + ': ' if part.label else ''}{part.answer}" for part in parts if part.answer
     )
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    source = resources.files("w2s_jax.report").joinpath("page.html").read_text(encoding="utf-8")
-    return environment.from_string(source).render(
+    return render(
+        "page.html",
         title=title,
         extent=f"{wording.count(distinct(table, 'pair'), 'pair')}; {extent_note(table)}.",
         question=wording.QUESTION,

@@ -3,10 +3,8 @@
 import dataclasses
 import os
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import pandas as pd
 
@@ -14,6 +12,7 @@ from w2s_jax.metrics import accuracy_at
 from w2s_jax.report.album import Album
 from w2s_jax.report.columns import equals, numbers, where
 from w2s_jax.report.frame import ReportError, show, split
+from w2s_jax.report.rendering import write_page
 from w2s_jax.report.sections import Cell, Table
 from w2s_jax.report.theory_figures import SOURCES, draw_agreement, draw_study
 from w2s_jax.report.wording import signed
@@ -163,9 +162,9 @@ def write_theory_page(
     if agreement is not None:
         agreement.table.to_csv(folder / "agreement.csv", index=False)
         benchmark = _benchmark(agreement, album)
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    source = resources.files("w2s_jax.report").joinpath("theory_page.html").read_text("utf-8")
-    text = environment.from_string(source).render(
+    return write_page(
+        folder,
+        "theory_page.html",
         title=TITLE,
         effort=effort,
         distance=distance,
@@ -175,10 +174,6 @@ def write_theory_page(
         numbers=_numbers(judge, findings),
         benchmark=benchmark,
     )
-    page, scratch = folder / "index.html", folder / ".index.html"
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(page)
-    return page
 
 
 def _numbers(study: Study, findings: Sequence[Finding]) -> Table:
