@@ -6,9 +6,7 @@ of workers nor their speed changes what is in one.
 """
 
 import contextlib
-import gc
 import os
-import shutil
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -22,7 +20,7 @@ from w2s_jax.errors import W2SError
 
 BLOCK_IMAGES = 16
 _BLOCKS_AHEAD = 2  # that each worker holds ready, beside the one it works on
-_SHARED_MEMORY = "/dev/shm"
+_NO_SHARED_MEMORY = 1 << 62  # bytes an array must have to travel by shared memory
 
 
 class LoadingError(W2SError):
@@ -160,29 +158,20 @@ def load_blocks(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
     )
     if num_workers:
-        if not _shared_memory_suffices(blocks, num_workers):
-            data = grain.experimental.WithOptionsIterDataset(
-                data, grain.experimental.DatasetOptions(min_shm_size=1 << 62)
-            )
-        data = data.mp_prefetch(
+        # Grain frees its shared memory in a thread that an exiting process does not wait for, and a
+        # container's 64 MiB may not hold it. Blocks are small beside the work of decoding them.
+        data = grain.experimental.WithOptionsIterDataset(
+            data, grain.experimental.DatasetOptions(min_shm_size=_NO_SHARED_MEMORY)
+        ).mp_prefetch(
             grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=_BLOCKS_AHEAD),
             worker_init_fn=_start_worker,
         )
     with readable_flags():
         iterator = iter(data)
         try:
-            while (block := next(iterator, None)) is not None:
-                # What comes from a process lies in shared memory that is freed with the array.
-                block = {
-                    "rows": np.array(block["rows"]),
-                    "pixels": [*map(np.array, block["pixels"])],
-                }
-                yield block
+            yield from iterator
         finally:
             iterator.close()
-            del iterator
-            if num_workers:
-                gc.collect()  # The iterator is in a cycle with the last block of each process.
 
 
 def num_cores() -> int:
@@ -207,19 +196,6 @@ def readable_flags() -> Iterator[None]:
         yield
     finally:
         flags.FLAGS.unparse_flags()
-
-
-def _shared_memory_suffices(blocks: Sequence[Block], num_workers: int) -> bool:
-    """Whether the blocks under way fit; a container's 64 MiB may not, which would be fatal."""
-    largest = max(
-        len(block.rows) * sum(3 * geometry.size**2 for geometry in block.geometries)
-        for block in blocks
-    )
-    try:
-        free = shutil.disk_usage(_SHARED_MEMORY).free
-    except OSError:
-        return True  # another system, with its own shared memory
-    return free > 2 * largest * num_workers * (_BLOCKS_AHEAD + 2)
 
 
 def _start_worker(index: int, count: int) -> None:
