@@ -6,6 +6,7 @@ import pytest
 from tests.heads.reference import sklearn_ridge
 from w2s_jax.errors import HeadError
 from w2s_jax.heads import STATUS_NAMES, fit_ridge, prepare, ridge
+from w2s_jax.heads.ridge_solvers import cheapest_form
 
 
 def data(n, d, k=2, seed=0):
@@ -99,6 +100,19 @@ def test_condition_numbers_of_a_hundred_million(n):
     for i, l2 in enumerate(L2):
         expected = svd_ridge(x[:n], t[:n], l2)
         assert relative_error(x[200:], heads.w[i], heads.b[i], expected) < 1e-5
+
+
+@pytest.mark.parametrize("n", [200, 700], ids=["dual", "primal"])
+def test_factors_in_float32_answer_like_float64(n):
+    x, t = spectral_data(1, 1.0, d=300, n=900)
+    assert cheapest_form(n, 300, 4, 2, intercept=True, single=True).single
+    l2 = np.array([1e-9, 1e-4, 1e-2, 1])  # The first is out of reach for float32 and falls back.
+    heads = fit_ridge(x[:n], t[:n], l2=l2)
+    for i in range(4):
+        expected = svd_ridge(x[:n], t[:n], l2[i])
+        assert relative_error(x[700:], heads.w[i], heads.b[i], expected) < 2e-6
+        assert float(heads.objective[i]) == pytest.approx(expected[2].sum(), rel=1e-5)
+    assert np.asarray(heads.gradient_norm).max() < 1e-8
 
 
 @pytest.mark.parametrize("n", [60, 65, 70])

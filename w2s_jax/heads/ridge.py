@@ -1,12 +1,14 @@
 """Ridge and ridgeless heads: one factorisation of a set of weighted rows serves all its heads."""
 
 import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
+from threadpoolctl import threadpool_limits
 
 from w2s_jax.errors import HeadError
 from w2s_jax.heads.buckets import of_backend, padded_size
@@ -161,31 +163,52 @@ class _Fits:
         self.objective, self.gradient_norm = np.zeros(num_heads), np.zeros(num_heads)
         self.status = np.full(num_heads, CONVERGED, np.int32)
 
-    def solve(self, jobs: list[_Job], *, svd: bool = False) -> list[_Job]:
-        """Fits all heads of the jobs; returns those that need an SVD."""
+    def solve_all(self, jobs: list[_Job]) -> None:
+        """Fits all heads of the jobs, first in the cheapest way, then as those left over need."""
+        if self.w.dtype == np.float32:
+            jobs = self._solve(jobs, self._form(single=True))
+        jobs = self._solve(jobs, self._form(single=False))
+        self._solve(jobs, lambda _: None)
+
+    def _form(self, *, single: bool) -> Callable[[_Job], Form]:
+        features, k = self._space.x.shape[1], self._targets.shape[2]
+
+        def form(job: _Job) -> Form:
+            penalties, same = job.heads.shape
+            columns = k * (1 if self._shared else same)
+            return cheapest_form(
+                len(job.rows), features, penalties, columns, self._intercept, single
+            )
+
+        return form
+
+    def _solve(self, jobs: list[_Job], form: Callable[[_Job], Form | None]) -> list[_Job]:
+        """Fits all heads of the jobs in their forms; returns those not to be trusted."""
         batches: dict[_Shape, list[_Job]] = {}
         for job in jobs:
-            batches.setdefault(self._shape(job, svd), []).append(job)
+            batches.setdefault(self._shape(job, form(job)), []).append(job)
+        parts = [
+            (shape, members[start : start + size], size)
+            for shape, members in batches.items()
+            for size in [self._batch_size(shape)]
+            for start in range(0, len(members), size)
+        ]
         untrusted, running = [], None
-        for shape, members in batches.items():
-            size = self._batch_size(shape)
-            for start in range(0, len(members), size):
-                batch = members[start : start + size]
-                launched = self._launch(shape, batch, size)
-                if running is not None:  # Its heads are stored while the next batch is solved.
-                    untrusted += self._store(*running)
-                running = batch, launched
-        if running is not None:
-            untrusted += self._store(*running)
+        # Batches overlap: while one is stored, the next is solved. Threads of LAPACK itself
+        # would wait for each other at every small step, on a busy machine for seconds.
+        with threadpool_limits(1 if len(parts) > 1 else None, user_api="blas"):
+            for shape, batch, size in parts:
+                launched = batch, self._launch(shape, batch, size)
+                untrusted += self._store(*running) if running else []
+                running = launched
+            untrusted += self._store(*running) if running else []
         return untrusted
 
-    def _shape(self, job: _Job, svd: bool) -> _Shape:
+    def _shape(self, job: _Job, form: Form | None) -> _Shape:
         penalties, same = job.heads.shape
         columns = self._targets.shape[2] * (1 if self._shared else same)
-        features = self._space.x.shape[1]
-        form = cheapest_form(len(job.rows), features, penalties, columns, self._intercept)
         return _Shape(
-            None if svd else form,
+            form,
             padded_size(len(job.rows)),
             padded_size(penalties, parts=2),
             padded_size(columns, parts=2),
@@ -266,9 +289,10 @@ def fit_ridge(
         (1/2M) sum_i m_i ||t_i - x_i W - b||^2  +  (l2 / 2) ||W||^2        (b is not penalised),
 
     which is scikit-learn's ``Ridge(alpha = l2 M)``. Heads on the same rows with the same weights
-    share the normal equations (of the rows, where these are fewer than the features), computed in
-    float64 whatever the type of x. Where their condition is bad, a singular value decomposition
-    takes their place: singular values below eps * max(n, d) of the largest count as zero.
+    share the normal equations (of the rows, where these are fewer than the features), solved to
+    float64 accuracy whatever the type of x. Where their condition is bad, a singular value
+    decomposition takes their place: singular values below eps * max(n, d) of the largest count as
+    zero.
 
     Args:
       x: features ``[n, d]``, best as they are: ridge needs nothing of a `Prepared`, whose features
@@ -312,7 +336,7 @@ def fit_ridge(
     )
     with jax.enable_x64(True):
         fits = _Fits(space, host, num_heads, dtype, num_features)
-        fits.solve(fits.solve(jobs), svd=True)
+        fits.solve_all(jobs)
     fits.status[weightless] = NO_WEIGHT
     still, none = np.zeros(num_heads, np.int32), np.zeros(num_heads, dtype)
     gradient_norm, objective = fits.gradient_norm.astype(dtype), fits.objective.astype(dtype)

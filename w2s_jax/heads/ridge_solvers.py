@@ -1,16 +1,17 @@
 """Direct solvers for ridge heads: one factorisation of a set of weighted rows for all its heads.
 
-All compute in float64, whatever the type of the features: the normal equations square a condition
-number, and float32 would lose small penalties. Every solver works on a batch of sets of rows of
-equal (padded) sizes, and says of each penalty whether its answer can be trusted; `solve_by_svd`
-always can, at many times the cost.
+All answer in the accuracy of float64, whatever the type of the features: the normal equations
+square a condition number, and float32 would lose small penalties. Where the condition is good, a
+factorisation in float32 is enough, as the preconditioner of a refinement on the rows in float64.
+Every solver works on a batch of sets of rows of equal (padded) sizes, and says of each penalty
+whether its answer can be trusted; `solve_by_svd` always can, at many times the cost.
 
 With A the centred rows times the root of their share of the weight, and T the targets likewise,
 a head is w = (A'A + l2)^-1 A'T (primal form) or, the same, w = A' (AA' + l2)^-1 T (dual form).
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +23,17 @@ from w2s_jax.heads.buckets import of_backend
 
 _product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
-# Largest correction that one step of refinement may make to a Cholesky solution; what is left
-# after the step is about its square.
+# Largest correction that the last step of refinement may make, as a share of the solution; what is
+# left after the step is its square at one step, and smaller still at more.
 TRUSTED_CORRECTION = 1e-5
-# Smallest pivot of a Cholesky factor, and smallest eigenvalue, as shares of the largest.
-TRUSTED_PIVOT = 1e-13
+# Smallest pivot of a Cholesky factor in float64 and float32, and smallest eigenvalue, as shares of
+# the largest. At that pivot a step of refinement from float32 divides the error by about a hundred.
+TRUSTED_PIVOT, TRUSTED_SINGLE_PIVOT = 1e-13, 1e-5
 TRUSTED_EIGENVALUE = 1e-9
+# Work on a set of rows below which float32 saves less than compiling another program may cost.
+SINGLE_LEAST_FLOPS = 2e7
+# Steps of refinement from a float64 and from a float32 factorisation.
+REFINEMENTS, SINGLE_REFINEMENTS = 1, 3
 # Flops per cube of the size, at the speed of a Cholesky factor. On CPUs measured for sizes of 150
 # to 500, where 2.5 holds on an idle machine only: LAPACK's eigensolver suffers most from busy
 # neighbours. On accelerators, which cannot batch the tridiagonalisation, a guess.
@@ -88,10 +94,17 @@ class Solved(NamedTuple):
 
 
 class Form(NamedTuple):
-    """Which equations are solved, and how."""
+    """Which equations are solved, and how.
+
+    Attributes:
+      dual: for one number a row instead of one a feature.
+      spectral: by an eigendecomposition for all penalties instead of a Cholesky factor each.
+      single: factored in float32; Cholesky only.
+    """
 
     dual: bool
     spectral: bool
+    single: bool
 
 
 def flops(form: Form | None, rows: int, features: int, penalties: int, columns: int) -> float:
@@ -100,26 +113,49 @@ def flops(form: Form | None, rows: int, features: int, penalties: int, columns: 
     if form is None:
         return SVD_FLOPS * most * least**2
     size = rows if form.dual else features
-    gram = 2.0 * rows * features * size
+    solutions = penalties * columns
+    factor = of_backend(EIGH_FLOPS) * size**3 if form.spectral else penalties * size**3 / 3
+    factor += 2.0 * rows * features * size
+    apply = solutions * 4 * size**2
+    pass_over_rows = solutions * 4 * rows * features
     if form.spectral:
-        eigh = of_backend(EIGH_FLOPS) * size**3
-        return gram + eigh + penalties * columns * 4 * size * (size + features)
-    return gram + penalties * (size**3 / 3 + 8 * rows * features * columns)
+        return factor + apply + solutions * 4 * size * features
+    if form.single:
+        return factor / 2 + (SINGLE_REFINEMENTS + 1) * (apply / 2 + pass_over_rows)
+    return factor + (REFINEMENTS + 1) * (apply + pass_over_rows)
 
 
-def cheapest_form(rows: int, features: int, penalties: int, columns: int, intercept: bool) -> Form:
-    """The form with the fewest flops for a set of rows.
+def cheapest_form(
+    rows: int, features: int, penalties: int, columns: int, intercept: bool, single: bool
+) -> Form:
+    """The form with the fewest flops for a set of rows, a flop in float32 counting half.
 
-    The dual form is that of rows that cannot determine w. A Cholesky factor serves one penalty, and
-    is checked and refined on the rows; an eigendecomposition serves all penalties.
+    The dual form is that of rows that cannot determine w. A Cholesky factor serves one penalty, an
+    eigendecomposition all of them. Only an eigendecomposition in float64 needs no pass over the
+    rows for each column.
 
-    >>> cheapest_form(2000, 512, penalties=4, columns=1, intercept=True)
-    Form(dual=False, spectral=False)
-    >>> cheapest_form(100, 512, penalties=50, columns=1, intercept=True)
-    Form(dual=True, spectral=True)
+    Args:
+      rows: with weight.
+      features: of each.
+      penalties: on this set of rows.
+      columns: of targets for each penalty.
+      intercept: whether it is free.
+      single: whether a factor in float32 may be tried: the heads are float32.
+
+    >>> cheapest_form(2000, 512, penalties=4, columns=1, intercept=True, single=False)
+    Form(dual=False, spectral=False, single=False)
+    >>> cheapest_form(100, 512, penalties=50, columns=100, intercept=True, single=True)
+    Form(dual=True, spectral=True, single=False)
     """
-    forms = [Form(rows - intercept < features, spectral) for spectral in (False, True)]
-    return min(forms, key=lambda form: flops(form, rows, features, penalties, columns))
+    dual = rows - intercept < features
+
+    def work(form: Form) -> float:
+        return flops(form, rows, features, penalties, columns)
+
+    best = min(Form(dual, False, False), Form(dual, True, False), key=work)
+    if not single or work(best) < SINGLE_LEAST_FLOPS:
+        return best
+    return min(best, Form(dual, False, True), key=work)
 
 
 class _Centred(NamedTuple):
@@ -147,24 +183,25 @@ def _centre(space: Space, sets: RowSets) -> _Centred:
 
 
 def _regular_gram(
-    space: Space, sets: RowSets, centred: _Centred, dual: bool
+    space: Space, sets: RowSets, centred: _Centred, form: Form
 ) -> tuple[Array, Array, Array]:
     """A'A or AA' without the null directions that are known beforehand; its scale and rank.
 
     Padded rows and constant columns get a pivot of their own, and so does the direction that
     centring removes from AA'. No right side has a part in them, so that no solution changes.
     """
-    a = centred.a
-    gram = _product("nr,mr->nm", a, a) if dual else _product("nr,ns->rs", a, a)
+    a = centred.a.astype(np.float32) if form.single else centred.a
+    gram = _product("nr,mr->nm", a, a) if form.dual else _product("nr,ns->rs", a, a)
     diagonal = jnp.diagonal(gram)
-    empty = sets.share == 0 if dual else diagonal == 0
+    empty = sets.share == 0 if form.dual else jnp.all(centred.a == 0, axis=0)
     scale = jnp.max(diagonal)
     scale = jnp.where(scale > 0, scale, 1.0)
     gram = gram + jnp.diag(scale * empty)
     rank = jnp.sum(~empty)
-    if dual:
-        removed = space.intercept * scale
-        gram = gram + removed * centred.root[:, None] * centred.root[None]
+    if form.dual:
+        removed = space.intercept.astype(a.dtype) * scale
+        root = centred.root.astype(a.dtype)
+        gram = gram + removed * root[:, None] * root[None]
         rank = rank - space.intercept.astype(rank.dtype)
     return gram, scale, rank
 
@@ -191,49 +228,58 @@ def _evaluate(centred: _Centred, w: Array, l2: Array) -> tuple[Array, Array]:
     return objective, jnp.sum(gradient**2, axis=0)
 
 
-def _by_cholesky(space: Space, sets: RowSets, dual: bool, dtype: DTypeLike) -> Solved:
-    """One set: a Cholesky factor a penalty, and one step of refinement on the rows.
+def _by_cholesky(space: Space, sets: RowSets, form: Form, dtype: DTypeLike) -> Solved:
+    """One set: a Cholesky factor a penalty, and refinement on the rows in float64.
 
-    The step makes up for the squared condition number of the normal equations, and its size tells
-    how good they were.
+    The steps make up for the squared condition number of the normal equations, and for a factor in
+    float32; the size of the last tells how good it was.
     """
     centred = _centre(space, sets)
-    a, t, l2 = centred.a, centred.t, sets.l2[:, None]
-    gram, scale, rank = _regular_gram(space, sets, centred, dual)
-    shifted = gram + sets.l2[:, None, None] * jnp.eye(len(gram), dtype=gram.dtype)
+    a, l2 = centred.a, sets.l2[:, None]
+    t = jnp.broadcast_to(centred.t, (len(a), len(sets.l2), centred.t.shape[2]))
+    gram, scale, rank = _regular_gram(space, sets, centred, form)
+    penalties = sets.l2.astype(gram.dtype)
+    shifted = gram + penalties[:, None, None] * jnp.eye(len(gram), dtype=gram.dtype)
     factor = jax.lax.linalg.cholesky(shifted, symmetrize_input=False)
 
-    def solve(right: Array) -> Array:
-        right = jnp.broadcast_to(right, (len(gram), len(sets.l2), right.shape[2]))
+    def inverse(right: Array) -> Array:
         options = {"left_side": True, "lower": True}
-        half = jax.lax.linalg.triangular_solve(factor, right.transpose(1, 0, 2), **options)
+        right = right.astype(gram.dtype).transpose(1, 0, 2)
+        half = jax.lax.linalg.triangular_solve(factor, right, **options)
         whole = jax.lax.linalg.triangular_solve(factor, half, transpose_a=True, **options)
-        return whole.transpose(1, 0, 2)
+        return whole.transpose(1, 0, 2).astype(a.dtype)
 
-    if dual:
-        alpha = solve(t)
-        first = _product("nr,nlq->rlq", a, alpha)
-        alpha = solve(t - _product("nr,rlq->nlq", a, first) - l2 * alpha)
-        correction = _product("nr,nlq->rlq", a, alpha)
-    else:
-        first = solve(_product("nr,njq->rjq", a, t))
-        error = t - _product("nr,rlq->nlq", a, first)
-        correction = solve(_product("nr,nlq->rlq", a, error) - l2 * first)
-    w = first + correction
-    size, change = jnp.sum(w**2, axis=0), jnp.sum(correction**2, axis=0)
-    pivots = jnp.min(jnp.diagonal(factor, axis1=1, axis2=2), axis=1) ** 2
+    def improve(_: Any, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        # In the dual form alpha has the weights' place, and w = A' alpha.
+        w, alpha, _ = state
+        error = t - _product("nr,rlq->nlq", a, w)
+        if form.dual:
+            step = inverse(error - l2 * alpha)
+            alpha, step = alpha + step, _product("nr,nlq->rlq", a, step)
+        else:
+            step = inverse(_product("nr,nlq->rlq", a, error) - l2 * w)
+        return w + step, alpha, step
+
+    none = jnp.zeros((a.shape[1], *t.shape[1:]), a.dtype)
+    steps = SINGLE_REFINEMENTS if form.single else REFINEMENTS
+    state = none, jnp.zeros_like(t) if form.dual else jnp.zeros(()), none
+    w, _, last = jax.lax.fori_loop(0, steps + 1, improve, state)
+    size, change = jnp.sum(w**2, axis=0), jnp.sum(last**2, axis=0)
     trusted = jnp.all(change <= TRUSTED_CORRECTION**2 * size, axis=1)
-    trusted = trusted & (pivots > TRUSTED_PIVOT * (scale + sets.l2))
+    pivots = jnp.min(jnp.diagonal(factor, axis1=1, axis2=2), axis=1) ** 2
+    least = TRUSTED_SINGLE_PIVOT if form.single else TRUSTED_PIVOT
+    trusted = trusted & (pivots > least * (scale + penalties))
     return Solved(
         *_outside(space, centred, w, dtype), *_evaluate(centred, w, sets.l2), rank, trusted
     )
 
 
-def _by_eigenvectors(space: Space, sets: RowSets, dual: bool, dtype: DTypeLike) -> Solved:
+def _by_eigenvectors(space: Space, sets: RowSets, form: Form, dtype: DTypeLike) -> Solved:
     """One set: all penalties from one eigendecomposition, evaluated in its basis."""
     centred = _centre(space, sets)
     a, l2 = centred.a, sets.l2[:, None]
-    gram, _, rank = _regular_gram(space, sets, centred, dual)
+    gram, _, rank = _regular_gram(space, sets, centred, form)
+    dual = form.dual
     basis, values = jax.lax.linalg.eigh(gram, symmetrize_input=False)
 
     def times_gram(columns: Array) -> Array:
@@ -278,7 +324,7 @@ def solve(space: Space, sets: RowSets, *, form: Form, dtype: DTypeLike) -> Solve
       dtype: of the weights.
     """
     one = _by_eigenvectors if form.spectral else _by_cholesky
-    return jax.vmap(lambda own: one(space, own, form.dual, dtype))(sets)
+    return jax.vmap(lambda own: one(space, own, form, dtype))(sets)
 
 
 @functools.partial(jax.jit, static_argnames=("dtype",))
