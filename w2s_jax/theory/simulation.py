@@ -28,7 +28,7 @@ class Simulation(NamedTuple):
       teacher_error: standard error of the teacher's mean.
       student_error: standard error of the student's mean.
       gain_error: standard error of the mean gain.
-      teacher_draws: every draw's excess risk ``[num_draws, ...]``.
+      teacher_draws: every draw's excess risk ``[num_draws, ...]``, a mean over its labels.
       student_draws: the same of the student.
     """
 
@@ -48,20 +48,20 @@ class _Samples(NamedTuple):
     z: Float[Array, "d n d_z"]
     w: Float[Array, "d n p_T"]
     psi: Float[Array, "d n p_S"]
-    noise: Float[Array, "d n"]
+    noise: Float[Array, "d n k"]
 
 
-@functools.partial(jax.jit, static_argnames="d_z")
+@functools.partial(jax.jit, static_argnames=("d_z", "k"))
 def _draws(
-    root: Array, numbers: Int[Array, " d"], beta_norm: Array, *, d_z: int
-) -> tuple[Array, Float[Array, "d d_z"]]:
+    root: Array, numbers: Int[Array, " d"], beta_norm: Array, *, d_z: int, k: int
+) -> tuple[Array, Float[Array, "d d_z k"]]:
     """A key for each draw's labelled and unlabelled samples ``[d, 2]``, and its coefficients."""
     keys = jax.vmap(lambda number: jax.random.split(jax.random.fold_in(root, number), 3))(numbers)
-    beta = jax.vmap(lambda key: jax.random.normal(key, (d_z,), jnp.float64))(keys[:, 2])
+    beta = jax.vmap(lambda key: jax.random.normal(key, (d_z, k), jnp.float64))(keys[:, 2])
     return keys[:, :2], beta_norm * beta / jnp.linalg.norm(beta, axis=1, keepdims=True)
 
 
-def _samples(problem: GaussianProblem, keys: Array, eta: Array, size: int) -> _Samples:
+def _samples(problem: GaussianProblem, keys: Array, eta: Array, size: int, k: int) -> _Samples:
     """All from one block of normal numbers, since every further call costs compilation.
 
     They are drawn in float32, at half the cost; all that follows is float64.
@@ -70,13 +70,13 @@ def _samples(problem: GaussianProblem, keys: Array, eta: Array, size: int) -> _S
     minority = jax.scipy.special.ndtri(eta)
 
     def one(key: Array) -> tuple[Array, Array, Array, Array]:
-        numbers = jax.random.normal(key, (size, d_z + p + 2), jnp.float32).astype(jnp.float64)
+        numbers = jax.random.normal(key, (size, d_z + p + 1 + k), jnp.float32).astype(jnp.float64)
         g = numbers[:, d_z + p, None] < minority
         xi = g * problem.mu_xi + problem.sigma_xi * numbers[:, d_z : d_z + p]
         constant = jnp.ones((size, 1))
         w = jnp.concatenate([constant, xi @ problem.teacher_map], axis=1)
         psi = jnp.concatenate([constant, xi @ problem.student_map], axis=1)
-        return numbers[:, :d_z], w, psi, problem.sigma_y * numbers[:, -1]
+        return numbers[:, :d_z], w, psi, problem.sigma_y * numbers[:, d_z + p + 1 :]
 
     return _Samples(*jax.vmap(one)(keys))
 
@@ -91,45 +91,45 @@ def _product(features: Float[Array, "d n p"], z: Float[Array, "d n d_z"]) -> Flo
 def _labelled(
     problem: GaussianProblem, keys: Array, eta: Array, beta: Array
 ) -> tuple[Array, Array]:
-    """The teacher's features of labelled samples and their labels ``[d, n]``."""
-    z, w, _, noise = _samples(problem, keys, eta, problem.n_labelled)
-    return _product(w, z), jnp.einsum("dnk,dk->dn", z, beta) + noise
+    """The teacher's features of labelled samples and their labels ``[d, n, k]``."""
+    z, w, _, noise = _samples(problem, keys, eta, problem.n_labelled, beta.shape[-1])
+    return _product(w, z), z @ beta + noise
 
 
 @jax.jit
 def _unlabelled(
-    problem: GaussianProblem, keys: Array, eta: Array, theta: Float[Array, "d p_T d_z"]
+    problem: GaussianProblem, keys: Array, eta: Array, theta: Float[Array, "d p_T d_z k"]
 ) -> tuple[Array, Array]:
-    """The student's features of unlabelled samples and the teacher's predictions ``[d, n]``."""
-    z, w, psi, _ = _samples(problem, keys, eta, problem.n_unlabelled)
-    return _product(psi, z), jnp.einsum("dnk,dpk,dnp->dn", z, theta, w)
+    """The student's features of unlabelled samples and the teacher's predictions ``[d, n, k]``."""
+    z, w, psi, _ = _samples(problem, keys, eta, problem.n_unlabelled, 0)
+    return _product(psi, z), jnp.einsum("dnp,dnz,dpzk->dnk", w, z, theta)
 
 
-def _fit(x: Array, targets: Array, l2: float, p: int) -> Float[Array, "d p d_z"]:
+def _fit(x: Array, targets: Array, l2: float, p: int) -> Float[Array, "d p d_z k"]:
     """One ridge head a draw: the draws' rows lie below each other in one matrix."""
-    num_draws, size = targets.shape
+    num_draws, size, k = targets.shape
     rows = np.arange(num_draws * size).reshape(num_draws, size)
     options = {"rows": rows, "l2": l2, "fit_intercept": False}
-    return fit_ridge(x, np.asarray(targets)[..., None], **options).w.reshape(num_draws, p, -1)
+    return fit_ridge(x, np.asarray(targets), **options).w.reshape(num_draws, p, -1, k)
 
 
 @functools.partial(jax.jit, static_argnames="side")
 def _risks(
     problem: GaussianProblem, theta: Array, beta: Array, eta_t: Array, side: str
 ) -> Float[Array, "d t"]:
-    """Excess risk of each draw exactly: tr(A(eta_t) D D') with D = theta - e_1 beta'."""
+    """Excess risk of each draw exactly: mean over k of tr(A(eta_t) D D'), D = theta - e_1 beta'."""
     error = theta.at[:, 0].add(-beta)
-    moments = jnp.einsum("dpk,dqk->dpq", error, error)
+    moments = jnp.einsum("dpzk,dqzk->dpq", error, error) / error.shape[-1]
     mu = getattr(problem, side)
     tests = jax.vmap(lambda eta: second_moment(eta, mu, problem.sigma_xi))(eta_t)
     return jnp.einsum("dpq,tpq->dt", moments, tests)
 
 
-def _batch(problem: GaussianProblem, num_draws: int, budget: int) -> int:
+def _batch(problem: GaussianProblem, num_draws: int, k: int, budget: int) -> int:
     """Draws that fit the budget together: features, their copies on the host and in the fit."""
-    labelled = problem.n_labelled * (problem.p_T + 1)
-    unlabelled = problem.n_unlabelled * (problem.p_S + 1)
-    one = 8 * 4 * problem.d_z * max(labelled, unlabelled)
+    labelled = problem.n_labelled * ((problem.p_T + 1) * problem.d_z + k)
+    unlabelled = problem.n_unlabelled * ((problem.p_S + 1) * problem.d_z + k)
+    one = 8 * 4 * max(labelled, unlabelled)
     return max(1, min(num_draws, budget // one))
 
 
@@ -140,6 +140,7 @@ def simulate(
     eta_t: ArrayLike,
     *,
     num_draws: int,
+    labels_per_draw: int = 1,
     seed: int = 0,
     teacher_l2: float = 0.0,
     student_l2: float = 0.0,
@@ -151,14 +152,17 @@ def simulate(
     Groups are drawn one by one with probability eta, the true coefficients with random direction.
     Every draw depends on the seed and its number alone, not on how many are computed together.
     Both heads are `w2s_jax.fit_ridge` in float64 without intercept, one head a draw; without
-    penalty the solution of least norm, which exists at any ratio.
+    penalty the solution of least norm, which exists at any ratio. Most of a risk's variance comes
+    from the labels: several for the same features, at hardly any cost, need far fewer draws.
 
     Args:
       problem: the problem; all its sizes are used.
       eta_l: minority fraction of the labelled samples.
       eta_u: of the unlabelled samples.
       eta_t: of the test data, a number or an array.
-      num_draws: at least 2.
+      num_draws: of features, at least 2.
+      labels_per_draw: times that coefficients and label noise are drawn for the features of a draw;
+        its risk is the mean.
       seed: of the data.
       teacher_l2: penalty of (1/n) sum (y - f)^2 + l2 |theta|^2.
       student_l2: the same of the student.
@@ -176,14 +180,18 @@ def simulate(
     >>> found.gain.shape, bool((found.gain > 0).all())
     ((2,), True)
     """
-    if num_draws != int(num_draws) or num_draws < 2:
-        raise TheoryError(f"num_draws must be a whole number from 2 on, found {num_draws!r}")
+    for name, count, least in (
+        ("num_draws", num_draws, 2),
+        ("labels_per_draw", labels_per_draw, 1),
+    ):
+        if count != int(count) or count < least:
+            raise TheoryError(f"{name} must be a whole number from {least} on, found {count!r}")
     settings = {"eta_l": eta_l, "eta_u": eta_u, "teacher_l2": teacher_l2, "student_l2": student_l2}
     for name, value in {**settings, "beta_norm": beta_norm}.items():
         if np.ndim(value):
             raise TheoryError(f"{name} must be one number here, found shape {np.shape(value)}")
     check_settings(eta_t=eta_t, beta_norm=beta_norm, **settings)
-    size = _batch(problem, num_draws, memory_budget)
+    size = _batch(problem, num_draws, labels_per_draw, memory_budget)
     size = math.ceil(num_draws / math.ceil(num_draws / size))  # batches alike: one program each
     shape = np.shape(eta_t)
     teachers, students = [], []
@@ -192,7 +200,8 @@ def simulate(
         root = jax.random.key(seed)
         for start in range(0, num_draws, size):
             numbers = jnp.asarray(np.arange(start, start + size))
-            keys, beta = _draws(root, numbers, jnp.float64(beta_norm), d_z=problem.d_z)
+            drawn = {"d_z": problem.d_z, "k": labels_per_draw}
+            keys, beta = _draws(root, numbers, jnp.float64(beta_norm), **drawn)
             x, y = _labelled(problem, keys[:, 0], jnp.float64(eta_l), beta)
             theta = _fit(x, y, teacher_l2, problem.p_T)
             teachers.append(np.asarray(_risks(problem, theta, beta, test, "mu_T")))
