@@ -16,8 +16,9 @@ TEACHER = "reviews_vs_tweets/minilm_embeddings"
 STUDENT = "reviews_vs_tweets/minilm_last"
 
 flags.DEFINE_string("out", "runs/theory", "folder of the page, its figures and the tables")
-flags.DEFINE_integer("d_z", 32, "dimension of the core features in simulations", lower_bound=2)
-flags.DEFINE_integer("num_draws", 64, "draws for each simulated point", lower_bound=2)
+flags.DEFINE_integer("d_z", 48, "dimension of the core features in simulations", lower_bound=2)
+flags.DEFINE_integer("num_draws", 32, "draws for each simulated point", lower_bound=2)
+flags.DEFINE_integer("labels_per_draw", 16, "labels for the features of a draw", lower_bound=1)
 flags.DEFINE_integer("num_dots", 5, "simulated points on a curve", lower_bound=2)
 flags.DEFINE_integer("num_seeds", 5, "draws of the benchmark; 0 leaves it out", lower_bound=0)
 flags.DEFINE_float("spectral_mass", 0.9, "share of the within-group variance that counts")
@@ -55,7 +56,8 @@ def main() -> None:
     from w2s_jax.theory.study import STUDIES, Setup, distance_at_practical_ratios
 
     enable_compilation_cache()
-    setup = Setup(FLAGS.d_z, FLAGS.num_draws, FLAGS.num_dots, FLAGS.seed)
+    effort = (FLAGS.num_draws, FLAGS.labels_per_draw, FLAGS.num_dots)
+    setup = Setup(FLAGS.d_z, *effort, FLAGS.seed)
     studies = []
     for name, study in STUDIES.items():
         print(f"{len(studies) + 1}/{len(STUDIES)}  {name}", flush=True)
@@ -67,8 +69,11 @@ def main() -> None:
         f"{100 * far['published']:.0f} % (published) away from the proportional form."
     )
     agreement = benchmark() if FLAGS.num_seeds else None
-    effort = f"{FLAGS.num_draws} draws a dot, d_z = {FLAGS.d_z} or as an example says"
-    texts = {"effort": effort, "distance": distance}
+    simulated = (
+        f"{FLAGS.num_draws} draws a dot with {FLAGS.labels_per_draw} labels each, d_z = "
+        f"{FLAGS.d_z} or as an example says"
+    )
+    texts = {"effort": simulated, "distance": distance}
     page = write_theory_page(studies, findings(), FLAGS.out, **texts, agreement=agreement)
     print(f"\n{distance}" + (f"\n{agreement_sentence(agreement)}" if agreement else ""))
     print(f"\npage: {page}")

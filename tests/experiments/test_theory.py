@@ -25,7 +25,7 @@ def test_theory_writes_page_figures_and_tables(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip().endswith(f"page: {out}/index.html")
     assert "rank correlation" in done.stdout
-    assert len(list((out / "figures").glob("*.png"))) == 7
+    assert len(list((out / "figures").glob("*.png"))) == 8
     series = pd.read_csv(out / "series.csv")
     assert set(series.source) == {"proportional", "mixture", "published", "simulated"}
     agreement = pd.read_csv(out / "agreement.csv")

@@ -53,16 +53,29 @@ def judged():
     return Study("findings", "The examples.", "x", "gain", tuple(series))
 
 
-ALL = (study("gain"), study("best"), failure(), study("groups"), judged())
+def examples():
+    sides = np.arange(2.0)
+    values = {"proportional": 0.25, "mixture": 0.2, "published": 0.125}
+    series = [
+        Series(f"p_S ν = {v}", "teacher; student", source, sides, np.array([v, v * value]))
+        for v in (0.5, 3)
+        for source, value in values.items()
+    ]
+    for v in (0.5, 3):
+        own = (sides, np.array([v, v / 2]), np.array([0.25, 0.5]))
+        series.append(Series(f"p_S ν = {v}", "teacher; student", "simulated", *own))
+    return Study("examples", "Known risks.", "", "risk", tuple(series))
+
+
+ALL = (study("gain"), study("best"), failure(), study("groups"), judged(), examples())
 
 
 @pytest.mark.parametrize("one", ALL, ids=lambda one: one.name)
 def test_figures_draw_with_legends_outside_the_axes(one):
     figure = draw_study(one)
     FigureCanvasAgg(figure).draw()
-    assert [axis.get_title() for axis in figure.axes if axis.axison] == list(
-        dict.fromkeys(series.panel for series in one.series)
-    )
+    titles = dict.fromkeys(series.panel.replace("p_S ν", r"$p_S\nu$") for series in one.series)
+    assert [axis.get_title() for axis in figure.axes if axis.axison] == list(titles)
     (legend,) = figure.legends
     renderer = figure.canvas.get_renderer()
     box = legend.get_window_extent(renderer)
@@ -163,6 +176,8 @@ def test_page_is_whole_with_and_without_features(tmp_path):
     for finding in findings():
         assert finding.assumption in text
     assert "± 0.2500" in text
+    assert "± 0.50" in text  # risks from 1 on have two digits
+    assert "0.0625" in text
     assert len(list((page.parent / "figures").glob("*.png"))) == len(ALL)
     table = pd.read_csv(page.parent / "series.csv")
     assert len(table) == len(series_table(ALL))
@@ -171,16 +186,22 @@ def test_page_is_whole_with_and_without_features(tmp_path):
     page = write_theory_page(ALL, findings(), tmp_path / "full", **texts, agreement=agreement)
     text = html.unescape(page.read_text())
     assert agreement_sentence(agreement) in text
-    assert 'src="figures/06-agreement.png"' in text
-    assert (page.parent / "figures" / "06-agreement.png").is_file()
+    assert 'src="figures/07-agreement.png"' in text
+    assert (page.parent / "figures" / "07-agreement.png").is_file()
     (tmp_path / "file").write_text("")
     with pytest.raises(ReportError, match="is a file"):
         write_theory_page(ALL, findings(), tmp_path / "file", **texts)
 
 
 def test_agreement_figure_has_a_panel_an_eta_t():
-    figure = draw_agreement(np.ones((3, 4)), np.ones((3, 4)), np.array([0.0, 0.5, 1.0]))
+    settings = np.array([[0.1, 0.1, 0.5, 0.5], [0.3, 0.2, 0.2, 0.3]])
+    tables = (np.arange(12.0).reshape(3, 4), np.ones((3, 4)), np.full((3, 4), np.nan))
+    figure = draw_agreement(*tables, settings, np.array([0.0, 0.5, 1.0]))
     assert len(figure.axes) == 3
+    _, labels = figure.axes[0].get_legend_handles_labels()
+    assert labels == [r"$\eta_\ell$ = 0.1", r"$\eta_\ell$ = 0.5"]
+    (line, *_), *_ = figure.axes[1].containers
+    np.testing.assert_array_equal(line.get_xdata(), [5, 4])  # in the order of eta_u
 
 
 def test_studies_are_frozen():

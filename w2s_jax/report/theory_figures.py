@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from w2s_jax.report.style import CYCLE, MARKERS, MEDIUM, SMALL, legend_below, panels, zero_line
 from w2s_jax.theory.study import Series, Study
@@ -18,11 +19,26 @@ SOURCES = {
 # Figures in which a form far off may leave the frame.
 FRAMED = ("gain", "groups")
 SIGNS = {"gain": "#0072B2", "loss": "#D55E00", "undecided": "#FFFFFF"}
+GREY = "#444444"
+# Symbols of the series' labels as formulas.
+SYMBOLS = {
+    "|Ξ|²": r"$\|\Xi\|_F^2$",
+    "|μ|²/σ²": r"$\|\mu_\xi\|^2/\sigma_\xi^2$",
+    "p_T γ": r"$p_T\gamma$",
+    "p_S ν": r"$p_S\nu$",
+    "η_t": r"$\eta_t$",
+}
+
+
+def _typeset(text: str) -> str:
+    for plain, formula in SYMBOLS.items():
+        text = text.replace(plain, formula)
+    return text
 
 
 def draw_study(study: Study) -> Figure:
     """The figure of a study, by its name."""
-    special = {"failure": _failure, "findings": _findings}
+    special = {"failure": _failure, "findings": _settings, "examples": _settings}
     return special.get(study.name, _lines)(study)
 
 
@@ -32,23 +48,26 @@ def _panels(study: Study, size: tuple[float, float], most: int) -> tuple[Figure,
     figure, axes = panels(-(-len(names) // columns), columns, size)
     for axis in axes.flat[len(names) :]:
         axis.set_axis_off()
-    for axis in axes[-1]:
-        axis.set_xlabel(study.x_label, fontsize=MEDIUM)
+    for column in range(columns):
+        lowest = [axis for axis in axes[:, column] if axis.axison][-1]
+        lowest.set_xlabel(study.x_label, fontsize=MEDIUM)
     for axis in axes[:, 0]:
         axis.set_ylabel(study.y_label, fontsize=MEDIUM)
     for name, axis in zip(names, axes.flat, strict=False):
-        axis.set_title(name, fontsize=MEDIUM)
+        axis.set_title(_typeset(name), fontsize=MEDIUM)
     return figure, dict(zip(names, axes.flat, strict=False))
 
 
-def _sources(figure: Figure, shown: list[str]) -> None:
+def _sources(figure: Figure, study: Study) -> None:
     """A legend of the sources, under the axes."""
+    shown = [name for name in LINES if any(one.source == name for one in study.series)]
     handles = [
-        Line2D([], [], color="#444444", linestyle=LINES[name][0], linewidth=LINES[name][1])
+        Line2D([], [], color=GREY, linestyle=LINES[name][0], linewidth=LINES[name][1])
         for name in shown
     ]
-    labels = [SOURCES[name] for name in shown]
-    handles.append(Line2D([], [], color="#444444", linestyle="", marker="o", markersize=4))
+    chosen = "choice by the " if study.name == "best" else ""
+    labels = [chosen + SOURCES[name] for name in shown]
+    handles.append(Line2D([], [], color=GREY, linestyle="", marker="o", markersize=4))
     labels.append("simulation, ± 2 standard errors")
     figure.legend(
         handles,
@@ -69,13 +88,14 @@ def _draw(axis: Axes, one: Series, number: int) -> None:
             yerr=None if one.error is None else 2 * one.error,
             fmt=marker,
             color=colour,
+            markerfacecolor="white" if one.label.endswith("published choice") else colour,
             markersize=4,
             elinewidth=0.9,
             zorder=4,
         )
         return
     style, width = LINES[one.source]
-    label = one.label if one.source == "proportional" else None
+    label = _typeset(one.label) if one.source == "proportional" else None
     axis.plot(one.x, one.y, linestyle=style, linewidth=width, color=colour, label=label, zorder=3)
 
 
@@ -88,6 +108,12 @@ def _lines(study: Study) -> Figure:
         lines = [one.y[np.isfinite(one.y)] for one in own]
         if min(values.min(initial=np.inf) for values in lines) < 0:
             zero_line(axis)
+        published = [one for one in own if one.source == "published"]
+        if len(published) > 1 and all(np.array_equal(v.y, published[0].y) for v in published):
+            # What varies here is nothing to the published form: one line, of no label's colour.
+            own = [one for one in own if one.source != "published"]
+            style, width = LINES["published"]
+            axis.plot(published[0].x, published[0].y, ls=style, lw=width, color=GREY, zorder=3)
         for one in own:
             _draw(axis, one, labels.index(one.label.split(",")[0]))
         if study.log_x:
@@ -96,8 +122,7 @@ def _lines(study: Study) -> Figure:
             _frame(axis, own)
         if len(labels) > 1:
             axis.legend(fontsize=SMALL - 1, frameon=False)
-    shown = [name for name in LINES if any(one.source == name for one in study.series)]
-    _sources(figure, shown)
+    _sources(figure, study)
     return figure
 
 
@@ -115,7 +140,7 @@ def _failure(study: Study) -> Figure:
     figure, axes = _panels(study, (2.5, 2.6), 3)
     for name, axis in axes.items():
         for one in study.series:
-            if one.panel != name:
+            if one.panel != name or not len(one.x):
                 continue
             if one.source == "simulated":
                 axis.plot(
@@ -132,22 +157,27 @@ def _failure(study: Study) -> Figure:
                 )
             else:
                 style, width = LINES[one.source]
-                label = SOURCES[one.source] if one.label == "from here" else None
+                edge, label = (
+                    (0.0, SOURCES[one.source]) if one.label == "from here" else (1.0, None)
+                )
                 options = {"linestyle": style, "linewidth": width, "label": label}
-                axis.plot(one.x, one.y, color="#444444", **options)
+                axis.plot(one.x, one.y, color=GREY, **options)
+                if one.source == "proportional":
+                    shade = {"color": SIGNS["loss"], "alpha": 0.12, "linewidth": 0}
+                    axis.fill_betweenx(one.y, edge, one.x, **shade)
         axis.set_xlim(-0.04, 1.04)
     legend_below(figure, next(iter(axes.values())), 5)
     return figure
 
 
-def _findings(study: Study) -> Figure:
-    """Dots side by side at every setting of every finding."""
+def _settings(study: Study) -> Figure:
+    """Dots side by side at every setting of every panel."""
     figure, axes = _panels(study, (2.6, 2.3), 3)
     shifts = {"published": -0.24, "mixture": -0.08, "proportional": 0.08, "simulated": 0.24}
     names = {**SOURCES, "simulated": "simulation, ± 2 standard errors"}
     for name, axis in axes.items():
-        zero_line(axis)
         own = [one for one in study.series if one.panel == name]
+        zero_line(axis)
         for number, (source, shift) in enumerate(shifts.items()):
             one = next(one for one in own if one.source == source)
             axis.errorbar(
@@ -163,23 +193,57 @@ def _findings(study: Study) -> Figure:
         labels = own[0].label.split("; ")
         axis.set_xticks(own[0].x, labels)
         axis.tick_params(axis="x", labelsize=SMALL - 1)
-    legend_below(figure, next(iter(axes.values())), 4)
+    legend_below(figure, next(iter(axes.values())), 4 if len(axes) > 2 else 2)
     return figure
 
 
-def draw_agreement(predicted: np.ndarray, measured: np.ndarray, eta_t: np.ndarray) -> Figure:
+def draw_agreement(
+    predicted: np.ndarray,
+    measured: np.ndarray,
+    error: np.ndarray,
+    settings: np.ndarray,
+    eta_t: np.ndarray,
+) -> Figure:
     """Measured gain in accuracy against predicted gain in risk, a panel an eta_t.
 
     Args:
         predicted: gains ``[t, k]`` of k settings.
         measured: mean gains ``[t, k]`` in accuracy.
+        error: standard errors of these ``[t, k]``.
+        settings: eta_l and eta_u ``[2, k]``; those of one eta_l are joined in the order of eta_u.
         eta_t: ``[t]``.
     """
     figure, axes = panels(1, len(eta_t), (2.4, 2.3))
-    for axis, x, y, value in zip(axes[0], predicted, measured, eta_t, strict=True):
+    for axis, *own, value in zip(axes[0], predicted, measured, error, eta_t, strict=True):
         zero_line(axis)
-        axis.plot(x, 100 * y, linestyle="", marker="o", markersize=4, color=CYCLE[0])
+        for number, eta_l in enumerate(np.unique(settings[0])):
+            mine = np.flatnonzero(settings[0] == eta_l)
+            mine = mine[np.argsort(settings[1, mine])]
+            x, y, spread = (part[mine] for part in own)
+            axis.errorbar(
+                x,
+                100 * y,
+                yerr=200 * spread,
+                fmt=MARKERS[number],
+                linestyle="-",
+                color=CYCLE[number],
+                markersize=4,
+                linewidth=0.8,
+                elinewidth=0.8,
+                label=rf"$\eta_\ell$ = {eta_l:g}",
+            )
+            for end in {0, len(mine) - 1}:
+                axis.annotate(
+                    f"{settings[1, mine[end]]:g}",
+                    (x[end], 100 * y[end]),
+                    xytext=(4, 4),
+                    textcoords="offset points",
+                    fontsize=SMALL - 1,
+                    color=CYCLE[number],
+                )
+        axis.xaxis.set_major_locator(MaxNLocator(3))
         axis.set_title(rf"$\eta_t$ = {value:g}", fontsize=MEDIUM)
         axis.set_xlabel("predicted gain (risk)", fontsize=MEDIUM)
     axes[0, 0].set_ylabel("measured gain\n(percentage points)", fontsize=MEDIUM)
+    legend_below(figure, axes[0, 0], 4)
     return figure

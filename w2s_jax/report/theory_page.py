@@ -23,6 +23,7 @@ from w2s_jax.theory.study import Study
 TITLE = "Weak-to-strong generalization: theory against simulation"
 ETA_T = (0.0, 0.1, 0.5, 1.0)
 PREDICTED_BY = ("mixture", "published")
+JUDGED = {**SOURCES, "simulated": "simulation"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,12 +36,16 @@ class Agreement:
         teacher_l2, student_l2, form, eta_t, correlation, low, high.
       predicted: gains of the first form ``[t, k]``.
       measured: mean gains in accuracy over all penalties ``[t, k]``.
+      error: standard errors of these over seeds ``[t, k]``; NaN with one seed.
+      settings: eta_l and eta_u ``[2, k]``.
     """
 
     estimate: PairEstimate
     table: pd.DataFrame
     predicted: np.ndarray
     measured: np.ndarray
+    error: np.ndarray
+    settings: np.ndarray
 
 
 def benchmark_agreement(
@@ -64,11 +69,11 @@ def benchmark_agreement(
         if len(values) != 1:
             raise ReportError(f"rows must have one {name}, found {values.tolist()}")
         sizes[name] = int(values[0])
-    found, measured = [], []
+    found, measured, settings = [], [], np.empty((2, 0))
     predicted: dict[str, np.ndarray] = {}
     for penalties, own in split(rows, ("teacher_l2", "student_l2")):
         gains, settings = _gains(own, eta_t)
-        measured.append(gains.mean(axis=1))
+        measured.append(gains)
         eta_l, eta_u = settings
         for form in PREDICTED_BY:
             if form not in predicted:
@@ -82,7 +87,13 @@ def benchmark_agreement(
                 found.append((*penalties.values(), form, name, *agreed))
     columns = ["teacher_l2", "student_l2", "form", "eta_t", "correlation", "low", "high"]
     table = pd.DataFrame(found, columns=pd.Index(columns))
-    return Agreement(estimate, table, predicted[PREDICTED_BY[0]], np.mean(measured, axis=0))
+    by_seed = np.mean(measured, axis=0)
+    seeds = by_seed.shape[1]
+    error = np.full(by_seed[:, 0].shape, np.nan)
+    if seeds > 1:
+        error = by_seed.std(axis=1, ddof=1) / np.sqrt(seeds)
+    shown = predicted[PREDICTED_BY[0]]
+    return Agreement(estimate, table, shown, by_seed.mean(axis=1), error, settings)
 
 
 def _gains(rows: pd.DataFrame, eta_t: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -133,7 +144,7 @@ def write_theory_page(
     """Write figures/*.png, series.csv and index.html to a folder.
 
     Args:
-      studies: their figures in order; one is named "findings".
+      studies: their figures in order; one is named "findings", one "examples".
       findings: the statements that this one judges.
       out_dir: made where it does not exist.
       effort: what was simulated, in words.
@@ -156,8 +167,8 @@ def write_theory_page(
         for study in studies
     }
     series_table(studies).to_csv(folder / "series.csv", index=False)
-    judge = next(study for study in studies if study.name == "findings")
-    judged = pictures.pop("findings")
+    by_name = {study.name: study for study in studies}
+    judged, shown = pictures.pop("findings"), pictures.pop("examples")
     benchmark = None
     if agreement is not None:
         agreement.table.to_csv(folder / "agreement.csv", index=False)
@@ -171,27 +182,49 @@ def write_theory_page(
         figures=list(pictures.values()),
         findings=findings,
         judged=judged,
-        numbers=_numbers(judge, findings),
+        numbers=_numbers(by_name["findings"], findings),
+        examples=shown,
+        risks=_risks(by_name["examples"]),
         benchmark=benchmark,
     )
 
 
+def _values(study: Study, panel: str, place: int, digits: int, *, sign: bool) -> list[Cell]:
+    """A cell for each form and one for the simulation, at a place of the panel's series."""
+    own = {one.source: one for one in study.series if one.panel == panel}
+    cells = []
+    for source in JUDGED:
+        one = own[source]
+        value = float(one.y[place])
+        small = "" if one.error is None else f"± {2 * one.error[place]:.{digits}f}"
+        cells.append(Cell(signed(value, digits) if sign else f"{value:.{digits}f}", small))
+    return cells
+
+
+def _risks(study: Study) -> Table:
+    table = Table(
+        "Excess risks of this problem, the simulated ones with two standard errors.",
+        ["ratios", "of the", *JUDGED.values()],
+    )
+    for panel in dict.fromkeys(one.panel for one in study.series):
+        sides = next(one for one in study.series if one.panel == panel).label.split("; ")
+        digits = 4 if max(one.y.max() for one in study.series if one.panel == panel) < 1 else 2
+        for place, side in enumerate(sides):
+            head = [Cell(panel), Cell(side)]
+            table.rows.append(head + _values(study, panel, place, digits, sign=False))
+    return table
+
+
 def _numbers(study: Study, findings: Sequence[Finding]) -> Table:
-    names = {**SOURCES, "simulated": "simulation"}
     table = Table(
         "Gains of the examples, the simulated ones with two standard errors.",
-        ["example", "eta_l", "eta_u", "eta_t", *(names[source] for source in names)],
+        ["example", "eta_l", "eta_u", "eta_t", *JUDGED.values()],
     )
     for finding in findings:
-        own = {one.source: one for one in study.series if one.panel == finding.name}
         for number, (eta_u, eta_t) in enumerate(finding.settings):
             cells = [Cell(finding.name), Cell(show(finding.eta_l)), Cell(show(eta_u))]
             cells.append(Cell(show(eta_t)))
-            for source in names:
-                one = own[source]
-                small = "" if one.error is None else f"± {2 * one.error[number]:.4f}"
-                cells.append(Cell(signed(float(one.y[number]), 4), small))
-            table.rows.append(cells)
+            table.rows.append(cells + _values(study, finding.name, number, 4, sign=True))
     return table
 
 
@@ -233,11 +266,18 @@ def _benchmark(agreement: Agreement, album: Album) -> dict:
         table.rows.append(cells)
     tests_shown = np.array([float(name) for name in tests if name != "all"])
     figure = album.add(
-        draw_agreement(agreement.predicted, agreement.measured, tests_shown),
+        draw_agreement(
+            agreement.predicted,
+            agreement.measured,
+            agreement.error,
+            agreement.settings,
+            tests_shown,
+        ),
         "agreement",
         "Measured gain against predicted gain",
-        "Measured gain (mean over seeds and penalties) against the gain that the leading order for "
-        "the mixture predicts from the estimates, a dot for each (eta_l, eta_u).",
+        "Measured gain (mean over seeds and penalties, two standard errors over seeds) against the "
+        "gain that the leading order for the mixture predicts from the estimates, a dot for each "
+        "(eta_l, eta_u); the ends of a line are marked with their eta_u.",
     )
     return {
         "text": agreement_sentence(agreement),

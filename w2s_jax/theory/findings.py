@@ -105,12 +105,41 @@ def findings() -> tuple[Finding, ...]:
     )
 
 
-def judge(finding: Finding, num_draws: int, seed: int = 0) -> Judged:
+class Example(NamedTuple):
+    """One problem and setting whose risks are known.
+
+    Attributes:
+      name: its ratios.
+      problem: its sizes those of the simulation.
+      settings: (eta_l, eta_u, eta_t).
+    """
+
+    name: str
+    problem: GaussianProblem
+    settings: tuple[float, float, float]
+
+
+def examples() -> tuple[Example, ...]:
+    """Five and four features on the minority, at small ratios and with 0.7 features a sample."""
+
+    def problem(d_z: int, n_labelled: int, n_unlabelled: int) -> GaussianProblem:
+        sizes = {"d_z": d_z, "n_labelled": n_labelled, "n_unlabelled": n_unlabelled}
+        return GaussianProblem.from_similarity(5, 4, 0.27, 1.785, 1.5, **sizes)
+
+    settings = (0.1, 0.4, 1.0)
+    return (
+        Example("p_T γ = 0.05, p_S ν = 0.01", problem(30, 3000, 12000), settings),
+        Example("p_T γ = p_S ν = 0.7", problem(200, 1429, 1143), settings),
+    )
+
+
+def judge(finding: Finding, num_draws: int, labels_per_draw: int = 1, seed: int = 0) -> Judged:
     """A finding's gains by every form and by simulation.
 
     Args:
       finding: one of `findings`.
       num_draws: for each eta_u; settings that share it share draws.
+      labels_per_draw: as in `simulate`.
       seed: of the data.
     """
     eta_u, eta_t = np.array(finding.settings).T
@@ -126,6 +155,7 @@ def judge(finding: Finding, num_draws: int, seed: int = 0) -> Judged:
             float(value),
             eta_t[mine],
             num_draws=num_draws,
+            labels_per_draw=labels_per_draw,
             seed=seed,
         )
         simulated[mine], error[mine] = found.gain, found.gain_error

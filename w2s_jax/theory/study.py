@@ -19,7 +19,7 @@ from w2s_jax.theory.consequences import (
     penalty_effect,
     separated,
 )
-from w2s_jax.theory.findings import findings, judge
+from w2s_jax.theory.findings import examples, findings, judge
 from w2s_jax.theory.problem import GaussianProblem
 from w2s_jax.theory.risks import FORMS, risks
 from w2s_jax.theory.simulation import Simulation, simulate
@@ -77,12 +77,14 @@ class Setup:
     Attributes:
       d_z: dimension of the core features.
       num_draws: for each simulated point.
+      labels_per_draw: of each of these, as in `simulate`.
       num_dots: simulated points on a curve.
       seed: of the data.
     """
 
-    d_z: int = 32
-    num_draws: int = 64
+    d_z: int = 48
+    num_draws: int = 32
+    labels_per_draw: int = 16
     num_dots: int = 5
     seed: int = 0
 
@@ -114,7 +116,12 @@ class Setup:
 
     def simulate(self, problem: GaussianProblem, *settings: Any, **options: Any) -> Simulation:
         """`simulate` with this effort."""
-        return simulate(problem, *settings, num_draws=self.num_draws, seed=self.seed, **options)
+        effort: dict[str, Any] = {
+            "num_draws": self.num_draws,
+            "labels_per_draw": self.labels_per_draw,
+            "seed": self.seed,
+        }
+        return simulate(problem, *settings, **(effort | options))
 
 
 def _curves(
@@ -156,7 +163,7 @@ def gain_study(setup: Setup) -> Study:
         f"fraction eta_u of the unlabelled data, eta_l = {ETA_L}. Three features on either side, "
         "|Xi|² = 1, |mu_T| = |mu_S| = 2, p_T gamma = 0.2, p_S nu = 0.1, eta_t = 0.5 unless varied.",
         "minority fraction of unlabelled data $\\eta_u$",
-        "gain",
+        "gain in excess risk",
         tuple(series),
     )
 
@@ -194,7 +201,8 @@ def best_study(setup: Setup) -> Study:
         "best",
         "Left: the eta_u of least student risk against eta_t, by optimising the proportional form "
         "and by the closed form of the published one. Right: the gain at either choice, by the "
-        f"proportional form and by simulation. eta_l = {ETA_L}, p_T = p_S = 2, p_T gamma = 0.2, p_S"
+        "proportional form (lines) and by simulation (dots, hollow at the published choice). "
+        f"eta_l = {ETA_L}, p_T = p_S = 2, p_T gamma = 0.2, p_S"
         " nu = 0.05. Shared direction: Xi = 0.8 and mu = 4 across the teacher's direction, so that "
         "only the student sees the group. No shared direction: Xi = 0 and mu = 3 in either.",
         "minority fraction of test data $\\eta_t$",
@@ -219,7 +227,11 @@ def failure_study(setup: Setup) -> Study:
         for form in THEORY:
             options = {"form": form, "num_points": POINTS}
             found = failure_map(base, separations, ETA_L, grid, float(eta_t), **options)
-            for label, ends in (("from here", found.lower), ("up to here", found.upper)):
+            for label, ends, limit in (
+                ("from here", found.lower, grid[0]),
+                ("up to here", found.upper, grid[-1]),
+            ):
+                ends = np.where(ends == limit, np.nan, ends)  # no boundary on this side
                 series.append(Series(panel, label, form, ends, separations))
         own = z[:, number]
         for label, mine in (("gain", own > 2), ("loss", own < -2), ("undecided", abs(own) <= 2)):
@@ -227,7 +239,8 @@ def failure_study(setup: Setup) -> Study:
     return Study(
         "failure",
         "Where weak-to-strong fails: between its two boundaries around the best eta_u the student "
-        "is no worse than its teacher. Dots: simulated gain or loss of more than two standard "
+        "is no worse than its teacher; where one is missing, that side has no loss. Shaded: loss "
+        "by the proportional form. Dots: simulated gain or loss of more than two standard "
         f"errors. eta_l = {ETA_L}, with the shared direction of the second figure.",
         "minority fraction of unlabelled data $\\eta_u$",
         "separation $|\\mu|^2/\\sigma_\\xi^2$",
@@ -301,7 +314,7 @@ def finding_study(setup: Setup) -> Study:
     """Every finding's gains by each form and by simulation; x numbers its settings."""
     series = []
     for finding in findings():
-        judged = judge(finding, setup.num_draws, setup.seed)
+        judged = judge(finding, setup.num_draws, setup.labels_per_draw, setup.seed)
         places = np.arange(len(finding.settings), dtype=float)
         label = "; ".join(f"{eta_u:g}, {eta_t:g}" for eta_u, eta_t in finding.settings)
         for form in FORMS:
@@ -318,6 +331,33 @@ def finding_study(setup: Setup) -> Study:
     )
 
 
+def example_study(setup: Setup) -> Study:
+    """Risks of one problem at small and at large ratios, by each form and by simulation."""
+    series, sides = [], np.arange(2.0)
+    for example in examples():
+        # One draw of the large problem says more than one of the small ones, and costs more.
+        count = setup.num_draws if example.problem.d_z < 100 else max(2, setup.num_draws // 4)
+        found = setup.simulate(example.problem, *example.settings, num_draws=count)
+        for form in FORMS:
+            own = risks(example.problem, *example.settings, form=form)
+            values = np.array([own.teacher, own.student])
+            series.append(Series(example.name, "teacher; student", form, sides, values))
+        values, errors = (
+            np.array([found.teacher, found.student]),
+            np.array([found.teacher_error, found.student_error]),
+        )
+        series.append(Series(example.name, "teacher; student", "simulated", sides, values, errors))
+    return Study(
+        "examples",
+        "Excess risk on the minority (eta_t = 1, eta_l = 0.1, eta_u = 0.4, sigma_y = 1) of one "
+        "problem with p_T = 5, p_S = 4, |Xi|² = 0.27, |mu_T| = 1.785 and |mu_S| = 1.5, at two "
+        "pairs of ratios; d_z = 30 and d_z = 200.",
+        "",
+        "excess risk",
+        tuple(series),
+    )
+
+
 STUDIES: dict[str, Callable[[Setup], Study]] = {
     "gain": gain_study,
     "best": best_study,
@@ -325,6 +365,7 @@ STUDIES: dict[str, Callable[[Setup], Study]] = {
     "groups": group_study,
     "penalties": penalty_study,
     "findings": finding_study,
+    "examples": example_study,
 }
 
 
