@@ -14,7 +14,7 @@ def python_blocks(name):
     return re.findall(r"^```python\n(.*?)^```", (ROOT / name).read_text(), re.M | re.S)
 
 
-@pytest.mark.parametrize(("name", "num_blocks"), [("README.md", 3), ("BUILD.md", 7)])
+@pytest.mark.parametrize(("name", "num_blocks"), [("README.md", 4), ("BUILD.md", 7)])
 def test_blocks_run(name, num_blocks, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     known = METHODS.copy()

@@ -77,6 +77,7 @@ def test_public_names():
     assert w2s_jax.__all__ == [
         "Config",
         "FeatureSet",
+        "GaussianProblem",
         "Grid",
         "Loss",
         "W2SError",
@@ -98,10 +99,12 @@ def test_public_names():
         "prepare",
         "read_rows",
         "resolve_pairs",
+        "risks",
         "run",
         "save_features",
         "select_l2",
         "shipped_names",
+        "simulate",
         "write_report",
     ]
 

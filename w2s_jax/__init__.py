@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from w2s_jax.sweep import read_rows as read_rows
     from w2s_jax.sweep import resolve_pairs as resolve_pairs
     from w2s_jax.sweep import run as run
+    from w2s_jax.theory import GaussianProblem as GaussianProblem
+    from w2s_jax.theory import risks as risks
+    from w2s_jax.theory import simulate as simulate
 
 _HOMES = {
     "w2s_jax.compilation": ("enable_compilation_cache",),
@@ -63,6 +66,7 @@ _HOMES = {
     "w2s_jax.metrics": ("accuracy_at",),
     "w2s_jax.report": ("format_table", "select_l2", "write_report"),
     "w2s_jax.sweep": ("Config", "Grid", "evaluate_heads", "read_rows", "resolve_pairs", "run"),
+    "w2s_jax.theory": ("GaussianProblem", "risks", "simulate"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
