@@ -1,5 +1,7 @@
 """Ridge and ridgeless heads: one factorisation of a set of weighted rows serves all its heads."""
 
+import contextlib
+import importlib
 import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -152,6 +154,16 @@ def _jobs(
     return jobs, np.concatenate([*weightless, np.empty(0, int)])
 
 
+def _one_lapack_thread() -> threadpool_limits:
+    """Keeps LAPACK to one thread.
+
+    Batches overlap: while one is stored, the next is solved. Threads of LAPACK itself would wait
+    for each other at every small step, on a busy machine for seconds.
+    """
+    importlib.import_module("scipy.linalg.cython_lapack")  # What jaxlib will load and call.
+    return threadpool_limits(1, user_api="blas")
+
+
 class _Fits:
     """Solves jobs batch by batch and collects their heads on the host."""
 
@@ -194,9 +206,7 @@ class _Fits:
             for start in range(0, len(members), size)
         ]
         untrusted, running = [], None
-        # Batches overlap: while one is stored, the next is solved. Threads of LAPACK itself
-        # would wait for each other at every small step, on a busy machine for seconds.
-        with threadpool_limits(1 if len(parts) > 1 else None, user_api="blas"):
+        with _one_lapack_thread() if len(parts) > 1 else contextlib.nullcontext():
             for shape, batch, size in parts:
                 launched = batch, self._launch(shape, batch, size)
                 untrusted += self._store(*running) if running else []
