@@ -243,7 +243,7 @@ def failure_study(setup: Setup) -> Study:
         "by the proportional form. Dots: simulated gain or loss of more than two standard "
         f"errors. eta_l = {ETA_L}, with the shared direction of the second figure.",
         "minority fraction of unlabelled data $\\eta_u$",
-        "separation $|\\mu|^2/\\sigma_\\xi^2$",
+        "separation $\\|\\mu_\\xi\\|^2/\\sigma_\\xi^2$",
         tuple(series),
     )
 
