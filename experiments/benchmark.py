@@ -3,6 +3,7 @@
     python experiments/benchmark.py --workloads=heads,ridge --out=benchmarks
     python experiments/benchmark.py --table=benchmarks/X.json --figure=scaling.png
     python experiments/benchmark.py --workloads=images --backbones=clip_vit_b32,resnet18
+    python experiments/benchmark.py --workloads=store --rows=1000,10000,100000,1000000
 
 Peers come with pip install '.[benchmark]'; an absent one is skipped, and the JSON says so. A full
 run takes an hour or two on 2 cores; --scale=0.02 --repeats=1 is a smoke test. Cases that the file
@@ -25,15 +26,19 @@ flags.DEFINE_string("table", None, "print this result as markdown, and measure n
 flags.DEFINE_string("figure", None, "with --table: write speed against number of heads here")
 flags.DEFINE_list("backbones", ["clip_vit_b32", "resnet18"], "networks of the workload images")
 flags.DEFINE_integer("num_images", 64, "of the workload images", 1)
+flags.DEFINE_list("rows", ["1000", "10000"], "configurations of the workload store; 10**6: planned")
 flags.DEFINE_integer("batch_size", 16, "images a call of a network", 1)
 FLAGS = flags.FLAGS
 
 
 def show() -> None:
     """Prints a result, and draws it."""
-    from benchmarking import results, table
+    from benchmarking import results, stores, table
 
     result = results.load(FLAGS.table)
+    if all(case["kind"] == stores.KIND for case in result["cases"]):
+        print(stores.render(result))
+        return
     print(table.render(result))
     if FLAGS.figure:
         print(f"\nfigure: {table.draw_scaling(result, FLAGS.figure)}")
@@ -79,15 +84,26 @@ def measure_images() -> None:
     print(f"\n{images.render(result)}\n\nresult: {path}")
 
 
+def measure_stores() -> None:
+    """Measures whole grids: planning, running, reading."""
+    from benchmarking import stores
+
+    rows = [int(text) for text in FLAGS.rows]
+    result, path = stores.measure(rows, FLAGS.out, say=print)
+    print(f"\n{stores.render(result)}\n\nresult: {path}")
+
+
 def main() -> None:
     """Measures, or shows what was measured."""
     try:
         if FLAGS.table:
             show()
-        elif "images" in FLAGS.workloads:
-            if FLAGS.workloads != ["images"]:
-                raise W2SError("--workloads=images is measured by itself; name no other beside it")
-            measure_images()
+        elif alone := {"images", "store"}.intersection(FLAGS.workloads):
+            if len(FLAGS.workloads) > 1:
+                raise W2SError(
+                    f"--workloads={alone.pop()} is measured by itself; name no other beside it"
+                )
+            measure_images() if "images" in alone else measure_stores()
         else:
             measure()
     except ValueError as error:

@@ -95,7 +95,7 @@ class Compilations:
         monitoring.register_event_duration_secs_listener(on_event)
 
 
-def _software() -> dict[str, Any]:
+def software() -> dict[str, Any]:
     """Versions, thread pools and devices as this process sees them."""
     versions = {}
     for name in PACKAGES:
@@ -134,7 +134,7 @@ class Session:
         except ImportError as error:
             return {"missing": str(error)}
         self._before = memory_mib()["now"]
-        return {"software": _software()}
+        return {"software": software()}
 
     def solve(self) -> dict[str, Any]:
         """One round."""
