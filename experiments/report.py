@@ -34,6 +34,9 @@ def main() -> None:
     """Reads the rows, prints the table, writes the page."""
     eta_t = test_fractions()
 
+    if "://" in FLAGS.run and not FLAGS.out:
+        raise W2SError(f"the page is made in a local folder, and {FLAGS.run} is none; give --out")
+
     from w2s_jax.report import format_table, write_report
     from w2s_jax.sweep import read_rows
 

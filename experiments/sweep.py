@@ -21,8 +21,19 @@ from w2s_jax.compilation import enable_compilation_cache
 from w2s_jax.errors import script
 from w2s_jax.heads.costs import parse_bytes
 from w2s_jax.methods import METHODS
-from w2s_jax.sweep import Grid, hosts, parse_axis, plan_grid, predict, resolve_pairs, run
+from w2s_jax.sweep import (
+    Grid,
+    Plan,
+    Prediction,
+    hosts,
+    parse_axis,
+    plan_grid,
+    predict,
+    resolve_pairs,
+    run,
+)
 from w2s_jax.sweep.axes import AXES
+from w2s_jax.sweep.runner import remaining
 from w2s_jax.sweep.verification import count_rows
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Grid)}
@@ -44,14 +55,14 @@ flags.DEFINE_string("student", "reviews_vs_tweets/minilm_last", "shipped name or
 flags.DEFINE_list("pairs", [], "teacher:student pairs, in place of --teacher and --student")
 flags.DEFINE_string("teacher_predictions", None, "file with predictions, in place of --teacher")
 flags.DEFINE_float("eta_o", None, "what the word eta_o stands for; default the benchmark's own")
-flags.DEFINE_string("out", None, "run directory", required=True)
+flags.DEFINE_string("out", None, "run directory, or its URL, such as s3://...", required=True)
 flags.DEFINE_enum("join", "exact", ["exact", "inner"], "inner drops ids that one side lacks")
 flags.DEFINE_string(
     "minority_cells", None, "label:attribute cells that are minority, such as 0:1,1:0, for arrays"
 )
 flags.DEFINE_enum("pool", None, ["train", "train+val"], "splits to draw from; default their own")
 flags.DEFINE_list("save_heads", [], "models whose heads to keep: student, teacher, ceiling")
-flags.DEFINE_bool("dry_run", False, "print the plan and stop")
+flags.DEFINE_bool("dry_run", False, "print the plan of what is not in --out yet, and stop")
 flags.DEFINE_string(
     "memory_budget", None, "device memory for one batch of heads, such as 2GiB; default 40 % of it"
 )
@@ -89,11 +100,18 @@ def settings() -> str:
     )
 
 
+def prediction(plan: Plan, budget: int | None) -> Prediction:
+    """What the plan costs on the local devices and those of the other processes."""
+    local = 1 if jax.default_backend() == "cpu" else jax.local_device_count()
+    devices = local * (FLAGS.num_processes or 1)
+    return predict(plan, budget, FLAGS.precision, devices)
+
+
 def main() -> None:
     """Parses the axes, runs the grid, prints where the rows are."""
     jax.config.update("jax_enable_x64", FLAGS.precision == "float64")
     processes = (FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
-    if FLAGS.distributed or processes != (None, None, None):
+    if not FLAGS.dry_run and (FLAGS.distributed or processes != (None, None, None)):
         hosts.join(*processes)
     teacher = FLAGS.teacher
     if FLAGS.teacher_predictions:
@@ -110,7 +128,10 @@ def main() -> None:
     )
     if FLAGS.dry_run:
         plan = plan_grid(grid, pairs)
-        print(f"{plan.describe()}\n{predict(plan, budget, FLAGS.precision).describe()}")
+        left = remaining(grid, plan, FLAGS.out, FLAGS.precision)
+        if left is not plan:
+            print(f"{plan.num_configs - left.num_configs} rows of this grid are in {FLAGS.out}")
+        print(f"{left.describe()}\n{prediction(left, budget).describe()}")
         return
     enable_compilation_cache(FLAGS.compilation_cache)
     run(

@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from w2s_jax.sweep import read_rows
+from tests.toy import toy_set
+from w2s_jax.sweep import evaluate_heads, read_rows
 from w2s_jax.sweep.verification import verify_run
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +45,8 @@ def main():
     runner.on_devices = noting
     sets = toy_set("weak", signal=0.5, seed=1), toy_set("strong", signal=1.2, seed=2)
     run(Grid(pairs=(sets,), eta_l=(0.2, 0.5), eta_u=(0.3, 0.5), n_labelled=60, n_unlabelled=120,
-             student_l2=(0.01, 0.1), seeds=range(6)), out=out)
+             student_l2=(0.01, 0.1), seeds=range(6)), out=out,
+        keep_heads=() if process else ("student",))
     print(len(used))
 
 
@@ -81,6 +83,10 @@ def test_four_devices_share_the_work_and_change_no_bit(single, tmp_path):
     pd.testing.assert_frame_equal(
         read_rows(tmp_path / "run"), read_rows(single / "run"), check_exact=True
     )
+    # Their threads wrote the heads of all rows.
+    found = evaluate_heads(tmp_path / "run", toy_set("strong", signal=1.2, seed=2))
+    stored = read_rows(single / "run").set_index("key")["student_accuracy"]
+    assert found.set_index("key")["student_accuracy"].to_dict() == stored.to_dict()
 
 
 def free_port():

@@ -4,11 +4,13 @@ Counts, not timings: they choose between two ways to fit the same heads, size ba
 memory, and predict a run before it starts.
 """
 
+import contextlib
 import dataclasses
 import math
 import os
 import re
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -62,14 +64,46 @@ def default_budget() -> int:
 
     Not of what is free: batches, and so the last bits of results, would differ from run to run.
     """
+    return int(DEFAULT_SHARE * device_memory())
+
+
+def device_memory() -> int:
+    """Bytes of the first local device; for a CPU what this process may use of the machine's."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    size = stats.get("bytes_limit")
-    if size is None:
-        try:
-            size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (ValueError, OSError):
-            size = 8 << 30
-    return int(DEFAULT_SHARE * size)
+    limit = stats.get("bytes_limit")
+    return host_memory() if limit is None else int(limit)
+
+
+def host_memory(groups: str = "/proc/self/cgroup", limits: str = "/sys/fs/cgroup") -> int:
+    """Bytes that this process may use: the machine's, or less where control groups say so.
+
+    Args:
+      groups: the control groups of this process, as Linux lists them.
+      limits: where their limits are; those of the groups above count too.
+    """
+    try:
+        sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    except (ValueError, OSError):
+        sizes = [8 << 30]
+    try:
+        lines = Path(groups).read_text().splitlines()
+    except OSError:
+        return sizes[0]
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            root, name = Path(limits), "memory.max"
+        elif "memory" in controllers.split(","):
+            root, name = Path(limits) / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        own = root / path.lstrip("/")
+        for folder in (own, *own.parents):
+            with contextlib.suppress(OSError, ValueError):  # "max", or not to be seen from here
+                sizes.append(int((folder / name).read_text()))
+            if folder == root:
+                break
+    return min(size for size in sizes if size > 0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,17 +4,14 @@ A part of rows is named by the hash of its content, so that one that lost its en
 tells by its name. Parts of format 1 have shorter names, by their keys, and are only parsed.
 """
 
-import contextlib
-import errno
 import hashlib
 import io
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
 from w2s_jax.errors import StoreError
+from w2s_jax.sweep.locations import Location, find, read, reason, rename, write
 
 _HASH_BYTES = 16
 DAMAGED = ".damaged"
@@ -24,44 +21,22 @@ class DamagedPart(StoreError):
     """A part whose content is not what was written."""
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Temporary name, fsync, rename: a reader sees the whole file or none.
+def write_atomically(path: Location, data: bytes) -> None:
+    """Writes a file of a run directory: a reader sees the whole of it or none.
 
     Raises:
         StoreError: where that fails; nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        write(path, data)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise StoreError(
-            f"cannot write {path}: {error.strerror}; rows written before are safe, free the "
+            f"cannot write {path}: {reason(error)}; rows written before are safe, free the "
             "disk or choose another --out and start the same command again"
         ) from error
 
 
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename survive a power cut, where the system can open folders."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems sync no folders
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def write_part(folder: Path, rows: pd.DataFrame) -> Path:
+def write_part(folder: Location, rows: pd.DataFrame) -> Location:
     """Writes rows as one Parquet part and returns where."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -80,12 +55,15 @@ def content_hash(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=_HASH_BYTES).hexdigest()
 
 
-def part_files(folder: Path) -> list[Path]:
+def part_files(folder: Location) -> list[Location]:
     """All parts of a folder, in a stable order."""
-    return sorted(folder.glob("*.parquet"))
+    try:
+        return find(folder, "*.parquet")
+    except OSError as error:
+        raise StoreError(f"cannot list {folder}: {reason(error)}; try again when it can") from error
 
 
-def read_part(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def read_part(path: Location, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """The rows of one part, after comparing its content with its name.
 
     Raises:
@@ -96,11 +74,11 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
     import pyarrow as pa
 
     try:
-        data = path.read_bytes()
+        data = read(path)
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}; try again when it can") from error
+        raise StoreError(f"cannot read {path}: {reason(error)}; try again when it can") from error
     advice = "start the same sweep again, which sets it aside and computes its rows anew"
     if len(path.stem) == 2 * _HASH_BYTES and content_hash(data) != path.stem:
         raise DamagedPart(f"{path} is damaged: its content does not match its name; {advice}")
@@ -111,16 +89,16 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
         raise DamagedPart(f"{path} is damaged ({type(error).__name__}); {advice}") from error
 
 
-def set_aside(path: Path) -> Path:
+def set_aside(path: Location) -> Location:
     """Renames a damaged part, so that nobody reads it and nothing is thrown away."""
     aside = path.with_name(path.name + DAMAGED)
     try:
-        os.replace(path, aside)
+        rename(path, aside)
     except FileNotFoundError:
         return aside  # another process was faster
     except OSError as error:
         raise StoreError(
-            f"{path} is damaged and cannot be set aside: {error.strerror}; move it away and "
+            f"{path} is damaged and cannot be set aside: {reason(error)}; move it away and "
             "start the same command again"
         ) from error
     return aside

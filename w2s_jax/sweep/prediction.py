@@ -1,5 +1,6 @@
 """What a run will cost, before it starts: floating-point operations, device memory, time."""
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -7,8 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from w2s_jax.errors import GridError
 from w2s_jax.features import FeatureSet
-from w2s_jax.heads.costs import FitCost, default_budget, expected_passes, gemm_flops
+from w2s_jax.heads.costs import (
+    FitCost,
+    default_budget,
+    device_memory,
+    expected_passes,
+    gemm_flops,
+)
 from w2s_jax.methods import Train
 from w2s_jax.methods.rounds import Round
 from w2s_jax.pipeline import plan_rounds, student_cost
@@ -25,20 +33,22 @@ class Prediction(NamedTuple):
 
     Attributes:
         flops: floating-point operations of the matrix products.
-        peak_bytes: device memory, features included.
+        peak_bytes: memory of each device, features included.
         seconds: without compilation.
+        num_devices: how many share the work.
     """
 
     flops: float
     peak_bytes: int
     seconds: float
+    num_devices: int = 1
 
     def describe(self) -> str:
         """One line for ``--dry_run``."""
         return (
             f"about {self.flops / 1e12:.3g} Tflop in matrix products, at most "
             f"{self.peak_bytes / 2**20:.0f} MiB of device memory, and, if this device's product is "
-            f"a guide, {self.seconds:.0f} s"
+            f"a guide, {self.seconds:.0f} s on {self.num_devices} device(s)"
         )
 
 
@@ -69,37 +79,82 @@ def _chunk_flops(chunk: Chunk, one: FitCost) -> float:
     return float(flops)
 
 
+def feature_bytes(plan: Plan, dtype: DTypeLike = np.float32) -> int:
+    """Most that prepared features take at a time, on each device.
+
+    They stay from the first group that needs them to the last.
+    """
+    span: dict[tuple[str, str], tuple[int, int]] = {}
+    sizes: dict[tuple[str, str], int] = {}
+    for number, group in enumerate(plan.groups):
+        data = plan.pairs[group.pair].data
+        for side in (data.teacher, data.student):
+            if isinstance(side, FeatureSet):
+                key = side.fingerprint, group.feature_scaling
+                width = min(side.features.shape[1], len(data.pool_rows))
+                sizes[key] = len(data.labels) * width * np.dtype(dtype).itemsize
+                span[key] = span.get(key, (number, number))[0], number
+    change = np.zeros(len(plan.groups) + 1, np.int64)
+    for key, (first, last) in span.items():
+        change[first] += sizes[key]
+        change[last + 1] -= sizes[key]
+    return int(np.cumsum(change).max())
+
+
+def check_memory(plan: Plan, dtype: DTypeLike = np.float32) -> None:
+    """Refuses a plan whose features do not fit into a device's memory, before any compute.
+
+    Raises:
+        GridError: it says what is needed, what is there, and what to do.
+    """
+    needed, there = feature_bytes(plan, dtype), device_memory()
+    if needed > there:
+        sizes = {
+            f"{side.name} {len(pair.data.labels)} x {side.features.shape[1]}"
+            for pair in plan.pairs.values()
+            for side in (pair.data.teacher, pair.data.student)
+            if isinstance(side, FeatureSet)
+        }
+        raise GridError(
+            f"prepared features take {needed / 2**30:.2f} GiB on each device, which has "
+            f"{there / 2**30:.2f} GiB ({', '.join(sorted(sizes))}); use a device with more memory, "
+            "one pair or feature_scaling at a time, features with fewer rows, or with fewer "
+            "columns, such as their first principal components"
+        )
+
+
 def predict(
-    plan: Plan, memory_budget: int | None = None, dtype: DTypeLike = np.float32
+    plan: Plan,
+    memory_budget: int | None = None,
+    dtype: DTypeLike = np.float32,
+    num_devices: int = 1,
 ) -> Prediction:
-    """Predicts what a plan costs on this device.
+    """Predicts what a plan costs on devices like this one.
 
     Args:
         plan: a grid's plan.
         memory_budget: bytes, as of `run`.
         dtype: of the heads.
+        num_devices: how many share the draws; CPU devices of one machine share its cores, and are
+            one.
 
     Raises:
         HeadError: if the budget holds no batch of heads.
+        GridError: if the features do not fit.
     """
+    check_memory(plan, dtype)
     budget = default_budget() if memory_budget is None else memory_budget
-    itemsize = np.dtype(dtype).itemsize
     flops, peak, draws = 0.0, 0, 0
-    sides: dict[str, int] = {}
     for group in plan.groups:
         data = plan.pairs[group.pair].data
-        num_rows, num_classes = len(data.labels), data.student.num_classes
-        for side in (data.teacher, data.student):
-            if isinstance(side, FeatureSet):
-                width = min(side.features.shape[1], len(data.pool_rows))
-                sides[side.fingerprint] = num_rows * width * itemsize
+        num_classes = data.student.num_classes
         width = min(data.student.features.shape[1], len(data.pool_rows))
         if not plan.pairs[group.pair].teacher_is_elsewhere:
             assert isinstance(data.teacher, FeatureSet)
             teacher_width = min(data.teacher.features.shape[1], len(data.pool_rows))
             for _, n_labelled, _, l2 in group.teachers:
                 one = FitCost(int(n_labelled or 0), teacher_width, num_classes, 1)
-                flops += float(expected_passes(np.array(l2), num_classes)) * one.flops_per_pass
+                flops += float(expected_passes(np.array([l2]), num_classes)[0]) * one.flops_per_pass
         for chunk in group.chunks:
             n = chunk.configs[0].n_unlabelled
             one = student_cost(n, width, num_classes, dtype, num_heads=1)
@@ -108,4 +163,7 @@ def predict(
             peak = max(peak, most.peak_bytes(most.heads_per_call(budget)))
             draws += 1
     seconds = flops / (SHARE_OF_PEAK * gemm_flops()) + SECONDS_PER_DRAW * draws
-    return Prediction(flops, peak + sum(sides.values()), seconds)
+    if draws:
+        # The device with the most draws ends last.
+        seconds *= math.ceil(draws / num_devices) / draws
+    return Prediction(flops, peak + feature_bytes(plan, dtype), seconds, num_devices)

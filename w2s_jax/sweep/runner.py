@@ -1,11 +1,11 @@
 """Runs a grid: plans its stages, fits every distinct head once, and returns long result rows."""
 
+import collections
 import dataclasses
 import functools
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -35,6 +35,7 @@ from w2s_jax.sweep.devices import on_devices
 from w2s_jax.sweep.grid import Config, Grid
 from w2s_jax.sweep.hosts import own_share, this_process
 from w2s_jax.sweep.interruption import Interruption
+from w2s_jax.sweep.locations import Location, is_remote, location
 from w2s_jax.sweep.planning import (
     Chunk,
     Group,
@@ -45,6 +46,7 @@ from w2s_jax.sweep.planning import (
     plan_grid,
     teacher_key,
 )
+from w2s_jax.sweep.prediction import check_memory
 from w2s_jax.sweep.progress import Progress
 from w2s_jax.sweep.rows import (
     Scores,
@@ -54,14 +56,17 @@ from w2s_jax.sweep.rows import (
     missing_columns,
 )
 from w2s_jax.sweep.saved_heads import ModelHeads, Transform, check_models, save_heads
-from w2s_jax.sweep.store import Store, in_order, read_rows
+from w2s_jax.sweep.store import Store, in_order, read_rows, stored_keys
+
+# The memory budget over what heads may take that several pairs share.
+_SHARE_OF_LABELLED = 8
 
 
 def run(
     grid: Grid | Sequence[Config],
     *,
     pairs: Mapping[str, Pair] | None = None,
-    out: str | Path | None = None,
+    out: str | Location | None = None,
     progress: bool = False,
     dtype: DTypeLike = np.float32,
     memory_budget: int | None = None,
@@ -77,7 +82,8 @@ def run(
     Args:
         grid: a `Grid`, or a list of `Config` together with their `pairs`.
         pairs: resolved pairs by name; default the grid's own.
-        out: a run directory. Rows are committed to it chunk by chunk, rows that are there
+        out: a run directory, or its URL in an object store (``s3://...``; see BUILD.md for what
+            that guarantees). Rows are committed to it chunk by chunk, rows that are there
             already are not computed again, and the rows of all its runs are returned. Needed
             where several processes share the work.
         progress: show a progress bar in heads.
@@ -104,9 +110,12 @@ def run(
         raise GridError("heads are kept in a run directory; give out")
     if keep_heads and this_process().count > 1:
         raise GridError("several processes cannot keep heads yet; run with one process")
+    if keep_heads and is_remote(location(out)):
+        raise GridError(f"heads are kept in local directories only, and {out} is none; give one")
     plan = plan_grid(grid, pairs)
     if not plan.num_configs:
         raise GridError("there is nothing to run: the list of configurations is empty")
+    check_memory(plan, dtype)
     if out is None:
         if this_process().count > 1:
             raise GridError("several processes share a run through its directory; give out")
@@ -136,6 +145,24 @@ def run(
         if not collect or not store.has_rows():
             return pd.DataFrame()
         return read_rows(store.path)
+
+
+def remaining(
+    grid: Grid | Sequence[Config], plan: Plan, out: str | Location, dtype: DTypeLike
+) -> Plan:
+    """What of a plan `run` would compute into a run directory, as far as rows are there already.
+
+    Args:
+        grid: what was planned.
+        plan: its plan.
+        out: the run directory; it need not exist, and stays as it is.
+        dtype: of the heads.
+
+    Raises:
+        StoreError: where that run would be refused.
+    """
+    fingerprints = {name: pair.fingerprints for name, pair in plan.pairs.items()}
+    return _without(plan, stored_keys(out, fingerprints, _settings(grid, dtype)), fingerprints)
 
 
 def _settings(grid: Grid | Sequence[Config], dtype: DTypeLike) -> dict[str, Any]:
@@ -210,6 +237,17 @@ class _Side:
         return self.key.replace("/", "-")
 
 
+def _side_key(pair: Pair, scaling: str, teacher: bool) -> str:
+    """What identifies prepared features."""
+    data = pair.data
+    index = data.teacher_index if teacher else data.student_index
+    identity = hashlib.blake2b(digest_size=12)
+    identity.update((data.teacher if teacher else data.student).fingerprint.encode())
+    identity.update(np.ascontiguousarray(index).tobytes())
+    identity.update(data.pool_rows.tobytes())
+    return f"{identity.hexdigest()}/{scaling}"
+
+
 class _Shared(NamedTuple):
     """What all chunks of a group have in common."""
 
@@ -245,7 +283,10 @@ class _Runner:
         self._sides: dict[str, _Side] = {}
         self._copies: dict[tuple[str, Any], _Side] = {}
         self._labelled: dict[tuple[str, tuple[tuple[bytes, bytes], ...]], Heads] = {}
+        self._room_for_labelled = self._budget // _SHARE_OF_LABELLED
         self._pool = functools.cache(lambda name, prior: plan.pairs[name].pool(prior))
+        self._side_key = functools.cache(_side_key)
+        self._groups_left = collections.Counter((g.pair, g.feature_scaling) for g in plan.groups)
         self._shared: dict[int, tuple[_Shared, int]] = {}
         self._locks = [threading.RLock() for _ in plan.groups]
         self._guard = threading.RLock()
@@ -271,7 +312,24 @@ class _Runner:
             self._shared[number] = shared, left
             if not left:
                 del self._shared[number]
+                self._release(group)
         return rows
+
+    def _release(self, group: Group) -> None:
+        """Forgets features, and heads on them, once no group is left that needs them."""
+        with self._guard:
+            self._groups_left[group.pair, group.feature_scaling] -= 1
+            if self._groups_left[group.pair, group.feature_scaling]:
+                return
+            needed = {
+                self._side_key(self._plan.pairs[name], scaling, teacher)
+                for (name, scaling), left in self._groups_left.items()
+                for teacher in (True, False)
+                if left
+            }
+            self._sides = {key: side for key, side in self._sides.items() if key in needed}
+            self._copies = {key: side for key, side in self._copies.items() if key[0] in needed}
+            self._labelled = {key: h for key, h in self._labelled.items() if key[0] in needed}
 
     def _count(self, heads: int) -> None:
         with self._guard:
@@ -298,11 +356,7 @@ class _Runner:
         data = pair.data
         features = data.teacher if teacher else data.student
         index = data.teacher_index if teacher else data.student_index
-        identity = hashlib.blake2b(digest_size=12)
-        identity.update(features.fingerprint.encode())
-        identity.update(np.ascontiguousarray(index).tobytes())
-        identity.update(data.pool_rows.tobytes())
-        key = f"{identity.hexdigest()}/{scaling}"
+        key = self._side_key(pair, scaling, teacher)
         if key not in self._sides:
             assert isinstance(features, FeatureSet)
             raw = features.features[index]
@@ -316,14 +370,16 @@ class _Runner:
     def _fit_labelled(
         self, side: _Side, labels: np.ndarray, tasks: Sequence[Labelled], num_classes: int
     ) -> Heads:
-        """`fit_labelled`, once for all pairs that ask for the same heads."""
+        """`fit_labelled`, once for all pairs that ask for the same heads, if there is room."""
         named = [(hashlib.blake2b(t.rows.tobytes()).digest(), t.l2.tobytes()) for t in tasks]
         key = (side.key, tuple(named))
         if key not in self._labelled:
             fitted = fit_labelled(side.prepared, labels, tasks, num_classes, self._budget)
-            if len(self._plan.pairs) == 1:
-                return fitted  # no other pair will ask again
+            size = sum(part.nbytes for part in fitted)
+            if len(self._plan.pairs) == 1 or size > self._room_for_labelled:
+                return fitted  # no other pair will ask again, or each fits its own
             self._labelled[key] = fitted
+            self._room_for_labelled -= size
         return self._labelled[key]
 
     def _share(self, group: Group) -> _Shared:

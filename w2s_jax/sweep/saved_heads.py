@@ -10,6 +10,8 @@ keeps heads is never without them.
 import dataclasses
 import hashlib
 import json
+import logging
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,11 +28,14 @@ from w2s_jax.heads.prepared import Basis, check_dtype, prepare_in
 from w2s_jax.metrics import GroupedTest, grouped_test
 from w2s_jax.pipeline import Heads
 from w2s_jax.sweep.axes import AXES
+from w2s_jax.sweep.locations import Location, is_remote, location
 from w2s_jax.sweep.scoring import predict
 from w2s_jax.sweep.store import read_rows
 
 MODELS = ("teacher", "ceiling", "student")
 HEADS = "heads"
+# The threads of several devices share features.
+_WRITING = threading.Lock()
 
 
 class Transform(NamedTuple):
@@ -76,7 +81,13 @@ def check_models(models: Sequence[str]) -> tuple[str, ...]:
 def _checkpointer() -> Any:
     import orbax.checkpoint as ocp
 
+    logging.getLogger("absl").addFilter(_is_no_chatter)
     return ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+
+
+def _is_no_chatter(record: logging.LogRecord) -> bool:
+    """False for what Orbax tells of every file that it writes."""
+    return record.levelno >= logging.WARNING or "orbax" not in record.pathname
 
 
 def _save(path: Path, arrays: dict[str, Any], about: dict[str, Any]) -> None:
@@ -114,7 +125,7 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return found["arrays"], found["about"]
 
 
-def save_heads(run: str | Path, keys: Sequence[str], models: dict[str, ModelHeads]) -> None:
+def save_heads(run: str | Location, keys: Sequence[str], models: dict[str, ModelHeads]) -> None:
     """Writes the heads behind some result rows.
 
     Args:
@@ -127,6 +138,11 @@ def save_heads(run: str | Path, keys: Sequence[str], models: dict[str, ModelHead
     """
     folder = Path(run) / HEADS
     folder.mkdir(exist_ok=True)
+    with _WRITING:
+        _save_all(folder, keys, models)
+
+
+def _save_all(folder: Path, keys: Sequence[str], models: dict[str, ModelHeads]) -> None:
     arrays: dict[str, Any] = {}
     for name, own in models.items():
         scaling, basis = own.transform
@@ -173,7 +189,7 @@ def _transform(folder: Path, features: str) -> Transform:
 
 
 def evaluate_heads(
-    run: str | Path, features: FeatureSet, *, model: str = "student", split: str = "test"
+    run: str | Location, features: FeatureSet, *, model: str = "student", split: str = "test"
 ) -> pd.DataFrame:
     """Evaluates the kept heads of a run on a feature set.
 
@@ -199,7 +215,10 @@ def evaluate_heads(
     (model,) = check_models((model,))
     if split not in SPLITS:
         raise GridError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-    folder = Path(run) / HEADS
+    path = location(run)
+    if is_remote(path):
+        raise StoreError(f"{run} is in an object store, where no heads are kept; give a local run")
+    folder = path / HEADS
     chunks = _chunks(folder, model) if folder.is_dir() else []
     if not chunks:
         raise StoreError(

@@ -6,7 +6,6 @@ import json
 import platform
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,7 +15,16 @@ from w2s_jax.errors import StoreError
 from w2s_jax.sweep.axes import METHOD_NUMBERS
 from w2s_jax.sweep.grid import SCHEMA_VERSION
 from w2s_jax.sweep.hosts import Process
-from w2s_jax.sweep.lock import LOCK, Lock
+from w2s_jax.sweep.locations import (
+    Location,
+    exists,
+    is_remote,
+    location,
+    read,
+    reason,
+    remote_errors,
+)
+from w2s_jax.sweep.lock import LOCK, Lease, Lock
 from w2s_jax.sweep.parts import (
     DAMAGED,
     DamagedPart,
@@ -45,7 +53,7 @@ class Store:
     A context manager: leaving it lets other processes write.
 
     Args:
-        path: the directory; made where it is missing.
+        path: the directory; made where it is missing. Or the URL of one in an object store.
         fingerprints: of every pair's teacher and student; a pair in the store under another
             fingerprint is refused.
         settings: what else sweep.json records (grid, devices, precision).
@@ -59,82 +67,71 @@ class Store:
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Location,
         fingerprints: dict[str, tuple[str, str]],
         settings: dict[str, Any],
         process: Process = ALONE,
     ):
-        self.path = Path(path)
+        self.path = location(path)
         self._rows = self.path / "rows"
-        if self.path.exists() and not self.path.is_dir():
-            raise StoreError(f"{self.path} is a file; give a directory for the results")
-        if not _may_be_a_run(self.path):
-            raise StoreError(f"{self.path} is not empty and holds no sweep; choose another --out")
+        pairs = _pinned(fingerprints)
+        self._suffix = process.suffix()
+        self._locks: list[Lock | Lease] = []
+        try:
+            self._enter(process)
+            if process.index:
+                self._await(pairs, settings)
+            else:
+                self._pin(*merged(self.path, pairs, settings))
+        except OSError as error:
+            self.close()
+            raise StoreError(
+                f"cannot use {self.path}: {reason(error)}; choose another --out"
+            ) from error
+        except StoreError:
+            self.close()
+            raise
+
+    def _enter(self, process: Process) -> None:
+        """Makes the directory and locks it.
+
+        One process alone excludes all others; those of one run exclude their doubles.
+        """
+        with remote_errors():
+            if self.path.exists() and not self.path.is_dir():
+                raise StoreError(f"{self.path} is a file; give a directory for the results")
+            if not _may_be_a_run(self.path):
+                raise StoreError(
+                    f"{self.path} is not empty and holds no sweep; choose another --out"
+                )
+        own = f"{LOCK}-{process.index}"
+        if is_remote(self.path):  # has no folders to make
+            others = LOCK if not process.alone else f"{LOCK}-*"
+            self._locks.append(Lease(self.path, LOCK if process.alone else own, others))
+            return
         try:
             self._rows.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(
                 f"cannot make {self._rows}: {error.strerror}; choose another --out"
             ) from error
-        self._suffix = process.suffix()
-        # One process alone excludes all others; those of one run exclude their doubles.
-        self._locks = [Lock(self.path, shared=not process.alone)]
-        try:
-            if not process.alone:
-                self._locks.append(Lock(self.path, f"{LOCK}-{process.index}"))
-            if process.index:
-                self._await(_pinned(fingerprints), settings)
-            else:
-                self._pin(*self._merged(_pinned(fingerprints), settings))
-        except StoreError:
-            self.close()
-            raise
+        self._locks.append(Lock(self.path, shared=not process.alone))
+        if not process.alone:
+            self._locks.append(Lock(self.path, own))
 
     def close(self) -> None:
         """Lets other processes write."""
         for lock in self._locks:
             lock.release()
 
-    def _merged(
-        self, pairs: dict[str, Any], settings: dict[str, Any]
-    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Pairs and runs of the store with this run's, if they agree."""
-        if (self.path / "sweep.json").exists():
-            manifest = read_manifest(self.path)
-        else:
-            manifest = _manifest_of_rows(self._rows)
-        version = manifest["schema_version"]
-        if version != SCHEMA_VERSION:
-            raise StoreError(
-                f"{self.path} holds rows of schema {version}, this w2s_jax computes schema "
-                f"{SCHEMA_VERSION}, whose settings or heads mean something else; choose another "
-                "--out, or go on with the version that wrote it"
-            )
-        for name, old in manifest["pairs"].items():
-            if name in pairs and pairs[name] != old:
-                raise StoreError(
-                    f"{self.path} holds results of {name!r} with other features: stored "
-                    f"{_short(old)}, now {_short(pairs[name])}; choose another --out, or "
-                    "restore the feature files"
-                )
-        stored = {old["dtype"] for old in manifest["runs"] if "dtype" in old}
-        stored -= {settings.get("dtype")}
-        if stored:
-            raise StoreError(
-                f"{self.path} holds results in {stored.pop()}, this run is in "
-                f"{settings.get('dtype')}; choose another --out"
-            )
-        added = [settings] if settings not in manifest["runs"] else []
-        return {**manifest["pairs"], **pairs}, manifest["runs"] + added
-
     def _await(self, pairs: dict[str, Any], settings: dict[str, Any]) -> None:
         """Waits until the first process has pinned this run."""
         end = time.monotonic() + _PATIENCE
         while time.monotonic() < end:
-            if (self.path / "sweep.json").exists():
-                merged, runs = self._merged(pairs, settings)
+            if exists(self.path / "sweep.json"):
+                found = merged(self.path, pairs, settings)
                 manifest = read_manifest(self.path)
-                if (merged, runs) == (manifest["pairs"], manifest["runs"]):
+                if found == (manifest["pairs"], manifest["runs"]):
                     return
             time.sleep(0.1)
         raise StoreError(
@@ -166,22 +163,12 @@ class Store:
 
     def keys(self) -> set[str]:
         """Keys of all rows that are there; a damaged part is set aside, and its rows are not."""
-        found: set[str] = set()
-        for part in part_files(self._rows):
-            try:
-                found.update(read_part(part, ["key"])["key"])
-            except FileNotFoundError:
-                continue  # another process has set it aside
-            except DamagedPart:
-                logging.warning(
-                    "%s is damaged; it is now %s, and its rows are computed anew",
-                    part,
-                    set_aside(part).name,
-                )
-        return found
+        return _keys(self._rows, aside=True)
 
     def add(self, rows: pd.DataFrame) -> None:
         """Commits rows as one part."""
+        for lock in self._locks:
+            lock.check()
         write_part(self._rows, rows)
 
     def report(self, progress: dict[str, Any]) -> None:
@@ -197,11 +184,85 @@ class Store:
         stem, _, suffix = name.partition(".")
         for number in itertools.count(1):
             path = self.path / (name if number == 1 else f"{stem}-{number}.{suffix}")
-            if not path.exists():
+            if not exists(path):
                 write_atomically(path, text.encode())
                 return
-            if path.read_bytes() == text.encode():
+            if read(path) == text.encode():
                 return
+
+
+def _keys(rows: Location, *, aside: bool) -> set[str]:
+    """Keys of all rows in undamaged parts; damaged ones are set aside on request."""
+    found: set[str] = set()
+    for part in part_files(rows):
+        try:
+            found.update(read_part(part, ["key"])["key"])
+        except FileNotFoundError:
+            continue  # another process has set it aside
+        except DamagedPart:
+            if aside:
+                logging.warning(
+                    "%s is damaged; it is now %s, and its rows are computed anew",
+                    part,
+                    set_aside(part).name,
+                )
+    return found
+
+
+def stored_keys(
+    run: str | Location, fingerprints: dict[str, tuple[str, str]], settings: dict[str, Any]
+) -> set[str]:
+    """Keys of the rows that a run would find, without touching anything.
+
+    Args:
+        run: what ``--out`` names; it need not exist.
+        fingerprints: as of `Store`.
+        settings: likewise.
+
+    Raises:
+        StoreError: where that run would be refused.
+    """
+    path = location(run)
+    try:
+        if not exists(path):
+            return set()
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {reason(error)}; try again when it can") from error
+    merged(path, _pinned(fingerprints), settings)
+    return _keys(path / "rows", aside=False)
+
+
+def merged(
+    path: Location, pairs: dict[str, Any], settings: dict[str, Any]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Pairs and runs of a run directory with this run's, if they agree."""
+    if exists(path / "sweep.json"):
+        manifest = read_manifest(path)
+    else:
+        manifest = _manifest_of_rows(path / "rows")
+    version = manifest["schema_version"]
+    if version != SCHEMA_VERSION:
+        raise StoreError(
+            f"{path} holds rows of schema {version}, this w2s_jax computes schema "
+            f"{SCHEMA_VERSION}, whose settings or heads mean something else; choose another "
+            "--out, or go on with the version that wrote it"
+        )
+    for name, old in manifest["pairs"].items():
+        if name in pairs and pairs[name] != old:
+            raise StoreError(
+                f"{path} holds results of {name!r} with other features: stored "
+                f"{_short(old)}, now {_short(pairs[name])}; choose another --out, or "
+                "restore the feature files"
+            )
+    stored = {old["dtype"] for old in manifest["runs"] if "dtype" in old}
+    stored -= {settings.get("dtype")}
+    if stored:
+        raise StoreError(
+            f"{path} holds results in {stored.pop()}, this run is in "
+            f"{settings.get('dtype')}; choose another --out"
+        )
+    added = [settings] if settings not in manifest["runs"] else []
+    return {**manifest["pairs"], **pairs}, manifest["runs"] + added
 
 
 def _checksum(document: dict[str, Any]) -> str:
@@ -210,7 +271,7 @@ def _checksum(document: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _may_be_a_run(path: Path) -> bool:
+def _may_be_a_run(path: Location) -> bool:
     """Whether a directory is a run's, or holds nothing but what a run, or its start, leaves."""
     if not path.exists():
         return True
@@ -223,14 +284,14 @@ def _may_be_a_run(path: Path) -> bool:
     )
 
 
-def _holds_parts_only(folder: Path) -> bool:
+def _holds_parts_only(folder: Location) -> bool:
     return all(
         entry.name.endswith((".parquet", f".parquet{DAMAGED}", ".tmp"))
         for entry in folder.iterdir()
     )
 
 
-def _manifest_of_rows(folder: Path) -> dict[str, Any]:
+def _manifest_of_rows(folder: Location) -> dict[str, Any]:
     """What a lost sweep.json said, as far as the rows know it."""
     names = ["pair", "teacher_fingerprint", "student_fingerprint", "schema_version"]
     pairs, versions = {}, {SCHEMA_VERSION}
@@ -249,22 +310,24 @@ def _short(pinned: dict[str, str]) -> str:
     return " and ".join(f"{side} {value[:12]}" for side, value in pinned.items())
 
 
-def read_manifest(run: str | Path) -> dict[str, Any]:
+def read_manifest(run: str | Location) -> dict[str, Any]:
     """What a run directory's sweep.json says.
 
     Raises:
         StoreError: if there is none, it is damaged, or a newer version wrote it.
     """
-    path = Path(run) / "sweep.json"
+    path = location(run) / "sweep.json"
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(read(path))
         version = document["format_version"]
         kinds = (version, int), (document["pairs"], dict), (document["runs"], list)
         if not all(isinstance(value, kind) for value, kind in kinds):
             raise TypeError("a field has another type than it was written with")
     except FileNotFoundError:
         raise StoreError(f"{run} holds no sweep (no sweep.json); give a run directory") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {reason(error)}; try again when it can") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path} is damaged ({type(error).__name__}); {_ANEW}") from error
     if version > FORMAT_VERSION:
         raise StoreError(
@@ -277,18 +340,18 @@ def read_manifest(run: str | Path) -> dict[str, Any]:
     return document
 
 
-def read_rows(run: str | Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def read_rows(run: str | Location, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """All result rows of a run directory, in a stable order.
 
     Args:
-        run: the directory that ``--out`` named.
+        run: the directory that ``--out`` named, or its URL.
         columns: the columns to read; default all.
 
     Raises:
         StoreError: if the directory holds no sweep, no rows, or a damaged part.
     """
     read_manifest(run)
-    parts = part_files(Path(run) / "rows")
+    parts = part_files(location(run) / "rows")
     if not parts:
         raise StoreError(f"{run} holds no rows yet; run the sweep to its first commit")
     rows = pd.concat([read_part(part, columns) for part in parts], ignore_index=True)

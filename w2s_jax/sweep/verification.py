@@ -1,19 +1,20 @@
 """Reads every byte of a run directory and says what is wrong with it."""
 
-from pathlib import Path
+import io
 from typing import Any
 
 from w2s_jax.errors import StoreError, W2SError
 from w2s_jax.sweep.grid import Config
+from w2s_jax.sweep.locations import Location, find, is_remote, location, read
 from w2s_jax.sweep.parts import DAMAGED, part_files, read_part
 from w2s_jax.sweep.store import read_manifest
 
 
-def verify_run(run: str | Path) -> list[str]:
+def verify_run(run: str | Location) -> list[str]:
     """Checks a run directory: manifest, parts, and each row against its key.
 
     Args:
-        run: the directory that ``--out`` named.
+        run: the directory that ``--out`` named, or its URL.
 
     Returns:
         One line for each defect; none where all is well. Parts that an earlier run has set aside
@@ -24,7 +25,7 @@ def verify_run(run: str | Path) -> list[str]:
     """
     manifest = read_manifest(run)
     defects, seen = [], {}
-    for part in part_files(Path(run) / "rows"):
+    for part in part_files(location(run) / "rows"):
         try:
             rows = read_part(part)
         except (StoreError, FileNotFoundError) as error:
@@ -40,14 +41,17 @@ def verify_run(run: str | Path) -> list[str]:
     return defects
 
 
-def count_rows(run: str | Path) -> tuple[int, int, int]:
+def count_rows(run: str | Location) -> tuple[int, int, int]:
     """Parts, rows in them, and parts that were set aside."""
     import pyarrow.parquet as pq
 
-    folder = Path(run) / "rows"
+    folder = location(run) / "rows"
     parts = part_files(folder)
-    rows = sum(pq.read_metadata(part).num_rows for part in parts)
-    return len(parts), rows, len(list(folder.glob(f"*{DAMAGED}")))
+    local = not is_remote(folder)
+    rows = sum(
+        pq.read_metadata(part if local else io.BytesIO(read(part))).num_rows for part in parts
+    )
+    return len(parts), rows, len(find(folder, f"*{DAMAGED}"))
 
 
 def _problem(row: dict[str, Any], pairs: dict[str, Any]) -> str | None:

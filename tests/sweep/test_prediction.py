@@ -1,0 +1,112 @@
+"""What a run is said to take, what is refused, and what it lets go of."""
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+
+from tests.toy import toy_set
+from w2s_jax.errors import GridError, StoreError
+from w2s_jax.heads import costs
+from w2s_jax.sweep import Grid, plan_grid, predict, run, runner
+from w2s_jax.sweep.prediction import feature_bytes
+from w2s_jax.sweep.runner import remaining
+
+SMALL = {"eta_l": 0.2, "eta_u": (0.3, 0.5), "n_labelled": 60, "n_unlabelled": 120}
+
+
+@pytest.fixture(scope="module")
+def sets():
+    return [toy_set(name, signal=0.5 + i / 4, seed=i) for i, name in enumerate("abcd")]
+
+
+def test_features_count_from_first_to_last_use(sets):
+    a, b, c, d = sets
+    one = len(a.labels) * a.features.shape[1] * 4
+    for pairs, scaling, most in (
+        ([(a, b)], "rms", 2),
+        ([(a, b), (c, d)], "rms", 2),
+        ([(a, b), (c, d), (a, d)], "rms", 3),
+        ([(a, b)], ("rms", "none"), 2),
+        ([(a, b), (c, d)], ("rms", "none"), 2),
+    ):
+        plan = plan_grid(Grid(pairs=pairs, feature_scaling=scaling, seeds=(0, 1), **SMALL))
+        assert feature_bytes(plan) == most * one
+        assert feature_bytes(plan, np.float64) == 2 * most * one
+
+
+def test_features_are_let_go_after_their_last_use(sets, monkeypatch):
+    made, alive = [], []
+
+    def noting(*args, **kwargs):
+        prepared = original(*args, **kwargs)
+        made.append(weakref.ref(prepared))
+        return prepared
+
+    original, chunk = runner.prepare_in, runner._Runner._chunk
+
+    def counting(self, *args):
+        gc.collect()
+        alive.append(sum(ref() is not None for ref in made))
+        return chunk(self, *args)
+
+    monkeypatch.setattr(runner, "prepare_in", noting)
+    monkeypatch.setattr(runner._Runner, "_chunk", counting)
+    a, b, c, d = sets
+    run(Grid(pairs=[(a, b), (c, d)], seeds=(0, 1), **SMALL))
+    assert len(made) == 4
+    assert max(alive) == 2
+
+
+def test_features_that_do_not_fit_are_refused(sets, monkeypatch):
+    grid = Grid(pairs=[(sets[0], sets[1])], seeds=0, **SMALL)
+    monkeypatch.setattr("w2s_jax.sweep.prediction.device_memory", lambda: 1000)
+    for refused in (lambda: run(grid), lambda: predict(plan_grid(grid))):
+        with pytest.raises(GridError, match=r"on each device, which has .*\(a 560 x 12, b 560"):
+            refused()
+
+
+def test_devices_share_the_draws(sets, monkeypatch):
+    monkeypatch.setattr("w2s_jax.sweep.prediction.gemm_flops", lambda: 1e11)
+    plan = plan_grid(Grid(pairs=[(sets[0], sets[1])], seeds=(0, 1, 2), **SMALL))
+    alone, several = predict(plan), predict(plan, num_devices=4)
+    assert several.flops == alone.flops
+    assert several.describe().endswith("on 4 device(s)")
+    assert several.seconds == pytest.approx(alone.seconds / 3)  # of six draws one gets two
+
+
+def test_what_is_there_is_not_planned(sets, tmp_path):
+    grid = Grid(pairs=[(sets[0], sets[1])], seeds=(0, 1), **SMALL)
+    plan, out = plan_grid(grid), tmp_path / "run"
+    assert remaining(grid, plan, out, "float32") is plan
+    assert not out.exists()
+    run(Grid(pairs=[(sets[0], sets[1])], seeds=0, **SMALL), out=out)
+    before = sorted(out.rglob("*"))
+    assert remaining(grid, plan, out, "float32").num_configs == 4
+    assert sorted(out.rglob("*")) == before
+    with pytest.raises(StoreError, match="in float32, this run is in float64"):
+        remaining(grid, plan, out, "float64")
+
+
+@pytest.mark.parametrize(
+    ("groups", "limits", "expected"),
+    [
+        ("0::/job/step\n", {"job/memory.max": "5000", "job/step/memory.max": "max"}, 5000),
+        ("0::/job/step\n", {"memory.max": "7000", "job/step/memory.max": "6000"}, 6000),
+        ("4:cpu:/x\n3:memory:/job\n", {"memory/job/memory.limit_in_bytes": "4000"}, 4000),
+        ("0::/not/seen\n", {"memory.max": "3000"}, 3000),
+        ("0::/\n", {"memory.max": "max"}, None),
+        ("0::/\n", {"memory.max": str(2**62)}, None),
+        (None, {}, None),
+    ],
+)
+def test_control_groups_bound_the_memory(tmp_path, groups, limits, expected):
+    listed, root = tmp_path / "cgroup", tmp_path / "limits"
+    if groups is not None:
+        listed.write_text(groups)
+    for name, text in limits.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    whole = costs.host_memory(str(tmp_path / "nothing"))
+    assert costs.host_memory(str(listed), str(root)) == (expected or whole)
