@@ -191,7 +191,8 @@ def simulate(
         if np.ndim(value):
             raise TheoryError(f"{name} must be one number here, found shape {np.shape(value)}")
     check_settings(eta_t=eta_t, beta_norm=beta_norm, **settings)
-    size = _batch(problem, num_draws, labels_per_draw, memory_budget)
+    num_draws, k = int(num_draws), int(labels_per_draw)
+    size = _batch(problem, num_draws, k, memory_budget)
     size = math.ceil(num_draws / math.ceil(num_draws / size))  # batches alike: one program each
     shape = np.shape(eta_t)
     teachers, students = [], []
@@ -200,8 +201,7 @@ def simulate(
         root = jax.random.key(seed)
         for start in range(0, num_draws, size):
             numbers = jnp.asarray(np.arange(start, start + size))
-            drawn = {"d_z": problem.d_z, "k": labels_per_draw}
-            keys, beta = _draws(root, numbers, jnp.float64(beta_norm), **drawn)
+            keys, beta = _draws(root, numbers, jnp.float64(beta_norm), d_z=problem.d_z, k=k)
             x, y = _labelled(problem, keys[:, 0], jnp.float64(eta_l), beta)
             theta = _fit(x, y, teacher_l2, problem.p_T)
             teachers.append(np.asarray(_risks(problem, theta, beta, test, "mu_T")))
