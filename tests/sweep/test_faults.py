@@ -224,14 +224,21 @@ def test_a_signal_waits_for_the_commit_and_says_how_to_go_on(uninterrupted, tmp_
 
 @pytest.mark.slow
 def test_twenty_kills_change_no_bit(uninterrupted, tmp_path):
-    out, moments = tmp_path / "run", random.Random(0)
-    for _ in range(20):
+    out, moments, start_up, running = tmp_path / "run", random.Random(0), 0.0, 0
+    for number in range(20):
         before = len(list(out.glob("rows/*.parquet")))
+        began = time.monotonic()
         process = start(out, uninterrupted / "cache")
-        wait_for_parts(process, out, min(before + 1, 23))
-        time.sleep(moments.uniform(0, 0.15))
+        if number % 2 == 0:  # within a commit or between two
+            wait_for_parts(process, out, min(before + 1, 23))
+            start_up = time.monotonic() - began
+            time.sleep(moments.uniform(0, 0.15))
+        else:  # any time up to then: imports, manifest, keys, first heads
+            time.sleep(moments.uniform(0, start_up))
+        running += process.poll() is None
         process.kill()
         process.wait()
+    assert running >= 15
     assert start(out, uninterrupted / "cache").wait() == 0
     expected = read_rows(uninterrupted / "run")
     pd.testing.assert_frame_equal(read_rows(out), expected, check_exact=True)

@@ -21,6 +21,7 @@ from w2s_jax.heads.losses import Loss, cross_entropy
 from w2s_jax.heads.prepared import Prepared
 from w2s_jax.heads.targets import num_logits_of
 from w2s_jax.heads.training import Schedule, Step, TrainedRows, train_rows
+from w2s_jax.methods.definition import source_digest
 
 
 @jax.tree_util.register_dataclass
@@ -281,11 +282,22 @@ class Method:
         name: as in result rows and flags.
         rounds: the rounds, given the options' values by name.
         options: names of the grid's categorical axes that `rounds` reads.
+        version: of its meaning; where it is None, that of the package's own methods is 1, and other
+            methods are known by their source.
     """
 
     name: str
     rounds: Callable[[Mapping[str, str]], tuple[Round, ...]]
     options: tuple[str, ...] = ()
+    version: int | None = None
+
+    @property
+    def definition(self) -> str | None:
+        """What tells it from another method of its name; None where nothing does."""
+        if self.version is None and not str(self.rounds.__module__).startswith("w2s_jax."):
+            digest = source_digest(self.rounds)
+            return None if digest is None else f"source {digest}"
+        return f"version {self.version or 1}"
 
     def sees_labelled(self, options: Mapping[str, str]) -> bool:
         """Whether a round looks at the rows that the teacher learned from."""

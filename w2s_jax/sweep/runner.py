@@ -20,6 +20,7 @@ from w2s_jax.features.scaling import fit_scaling
 from w2s_jax.heads import Prepared
 from w2s_jax.heads.costs import default_budget
 from w2s_jax.heads.prepared import check_dtype, find_basis, prepare_in
+from w2s_jax.methods import get_method
 from w2s_jax.metrics import GroupedTest, grouped_test
 from w2s_jax.pipeline import (
     Heads,
@@ -172,12 +173,15 @@ def _settings(grid: Grid | Sequence[Config], dtype: DTypeLike) -> dict[str, Any]
         recorded = {f.name: getattr(grid, f.name) for f in dataclasses.fields(grid)}
         recorded["pairs"] = [_entry_name(entry) for entry in grid.pairs]
         recorded = {k: list(v) if isinstance(v, tuple) else v for k, v in recorded.items()}
+    used = ("vanilla", *grid.methods) if isinstance(grid, Grid) else [c.method for c in grid]
+    definitions = {name: get_method(name).definition for name in sorted(set(used))}
     devices = sorted({f"{d.platform}:{d.device_kind}" for d in jax.devices()})
     return {
         "grid": recorded,
         "dtype": np.dtype(dtype).name,
         "jax": jax.__version__,
         "devices": devices,
+        "methods": definitions,
     }
 
 

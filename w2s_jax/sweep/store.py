@@ -62,7 +62,7 @@ class Store:
 
     Raises:
         StoreError: if the directory is something else, cannot be written, was written by a newer
-            version, holds results of other features under the same names, or is in use.
+            version, holds results of other features or methods under the same names, or is in use.
     """
 
     def __init__(
@@ -254,6 +254,15 @@ def merged(
                 f"{_short(old)}, now {_short(pairs[name])}; choose another --out, or "
                 "restore the feature files"
             )
+    for old in manifest["runs"]:
+        for name, definition in old.get("methods", {}).items():
+            now = settings.get("methods", {}).get(name)
+            if now and definition and now != definition:
+                raise StoreError(
+                    f"{path} holds results of another method {name!r}: stored {definition}, now "
+                    f"{now}; choose another --out, give the method another name, or restore its "
+                    "code"
+                )
     stored = {old["dtype"] for old in manifest["runs"] if "dtype" in old}
     stored -= {settings.get("dtype")}
     if stored:
