@@ -23,8 +23,8 @@ from w2s_jax.heads.logistic import probabilities_of
 from w2s_jax.heads.losses import cross_entropy
 from w2s_jax.heads.prepared import Prepared
 from w2s_jax.heads.targets import Targets, num_logits_of
-from w2s_jax.heads.training import TrainedRows
-from w2s_jax.methods.rounds import Fit, Method, Round, RoundInputs, Train
+from w2s_jax.heads.training import TrainedRows, seed_words
+from w2s_jax.methods.rounds import Fit, Method, Round, RoundInputs, Train, previous_logits
 from w2s_jax.methods.selection import keep_count
 
 # Heads whose logits on some rows are computed together, if memory allows.
@@ -194,7 +194,7 @@ Rounds = tuple[Round, ...]
 
 
 class Task(NamedTuple):
-    """The distinct heads to fit in the last of some rounds.
+    """The distinct heads to fit in the last of some rounds; each stands for all members.
 
     Attributes:
         rounds: the rounds up to this one.
@@ -206,13 +206,18 @@ class Task(NamedTuple):
     origin: Int[np.ndarray, " m"]
     values: dict[str, Float[np.ndarray, " m"]]
 
+    @property
+    def num_heads(self) -> int:
+        """Heads to fit, every member counted."""
+        return len(self.origin) * self.rounds[-1].members
+
 
 def plan_rounds(requests: Sequence[Request]) -> tuple[list[Task], list[Rounds], list[np.ndarray]]:
     """Tasks in order, and for each request its rounds and the head of each of its students.
 
     Requests whose rounds begin alike share the heads of these rounds.
     """
-    rounds = [r.method.rounds(r.options) for r in requests]
+    rounds = [r.method.checked_rounds(r.options) for r in requests]
     position = [np.asarray(r.teacher) for r in requests]
     tasks = []
     for depth in range(max(map(len, rounds), default=0)):
@@ -234,15 +239,32 @@ def plan_rounds(requests: Sequence[Request]) -> tuple[list[Task], list[Rounds], 
 
 def count_heads(requests: Sequence[Request]) -> int:
     """Distinct heads that `StudentStage.train` fits for some requests."""
-    return sum(len(task.origin) for task in plan_rounds(requests)[0])
+    return sum(task.num_heads for task in plan_rounds(requests)[0])
 
 
 class _Node(NamedTuple):
-    """The heads of one task, and each one's teacher."""
+    """The heads of one task, and what they leave to the next round.
 
+    Attributes:
+        round: the task's last round.
+        heads: all members of the first distinct head, of the second, and so on ``[m members]``.
+        kept: rows of positive weight of each ``[m members, n]``.
+        last_held: what each recorded of the unlabelled rows ``[m members, n]``, or None.
+        teacher: of each distinct head ``[m]``.
+    """
+
+    round: Round
     heads: Heads
     kept: np.ndarray
+    last_held: np.ndarray | None
     teacher: np.ndarray
+
+    def predecessors(self, after: Round, head: np.ndarray, member: np.ndarray) -> np.ndarray:
+        """Which heads those of a next round come from ``[h, members]``."""
+        members = self.round.members
+        if after.members == members:
+            return (head * members + member)[:, None]
+        return head[:, None] * members + np.arange(members)
 
 
 def student_cost(
@@ -316,6 +338,7 @@ class StudentStage:
         teacher_probabilities: of every teacher on these rows ``[t, n, c]``.
         memory_budget: bytes that one batch of heads may take beside the features.
         known: what rounds may see that need labelled rows or are oracles.
+        teacher_prepared: the teacher's features of all rows, for rounds that are fitted to them.
     """
 
     def __init__(
@@ -325,24 +348,37 @@ class StudentStage:
         teacher_probabilities: Float[np.ndarray, "t n c"],
         memory_budget: int | None = None,
         known: Known | None = None,
+        teacher_prepared: Prepared | None = None,
     ):
         self._prepared = prepared
+        self._teacher_prepared = teacher_prepared
         self._unlabelled = rows
         self.num_classes = teacher_probabilities.shape[-1]
         self._teacher = teacher_probabilities
         self._budget = default_budget() if memory_budget is None else memory_budget
         self._known = known
-        self._scopes: dict[tuple[bool, bool], _Scope] = {}
+        self._scopes: dict[tuple[bool, bool, bool], _Scope] = {}
         self.num_fitted = 0
 
     def _scope(self, fit: Round) -> _Scope:
         """What a round sees."""
-        key = fit.on_labelled, fit.oracle
+        key = fit.on_labelled, fit.oracle, fit.on_teacher_features
         if key not in self._scopes:
-            self._scopes[key] = self._make_scope(*key)
+            self._scopes[key] = self._make_scope(fit.on_labelled, fit.oracle, self._features(fit))
         return self._scopes[key]
 
-    def _make_scope(self, on_labelled: bool, oracle: bool) -> _Scope:
+    def _features(self, fit: Round) -> Prepared:
+        """The features that a round is fitted to."""
+        if not fit.on_teacher_features:
+            return self._prepared
+        if self._teacher_prepared is None:
+            raise HeadError(
+                "a round is fitted to the teacher's features, but this stage was given none; pass "
+                "teacher_prepared"
+            )
+        return self._teacher_prepared
+
+    def _make_scope(self, on_labelled: bool, oracle: bool, prepared: Prepared) -> _Scope:
         rows, teacher, seen = self._unlabelled, self._teacher, self._known
         known: dict[str, np.ndarray] = {}
         if not (on_labelled or oracle):
@@ -365,7 +401,7 @@ class StudentStage:
             if oracle:
                 in_group = seen.groups[padded] == np.arange(seen.num_groups)[:, None]
                 known["in_group"] = in_group & visible[:, None]
-        num_features, dtype = self._prepared.x.shape[1], self._prepared.x.dtype
+        num_features, dtype = prepared.x.shape[1], prepared.x.dtype
         cost = student_cost(len(rows), num_features, self.num_classes, dtype)
         return _Scope(
             rows=padded,
@@ -398,33 +434,50 @@ class StudentStage:
         values: Mapping[str, Float[np.ndarray, " h"]],
     ) -> _Node:
         """One round's distinct heads, in batches of heads that are alike."""
-        teacher = origin if parent is None else parent.teacher[origin]
+        own_teacher = origin if parent is None else parent.teacher[origin]
+        member = np.tile(np.arange(fit.members), len(origin))
+        origin, teacher = (np.repeat(v, fit.members) for v in (origin, own_teacher))
+        values = {name: np.repeat(column, fit.members) for name, column in values.items()}
+        if fit.members > 1:
+            values["member"] = member
         groups = fit.groups(values, len(origin))
-        scope = self._scope(fit)
+        prepared, scope = self._features(fit), self._scope(fit)
         size = scope.batch
         batches = [g[i : i + size] for g in groups for i in range(0, len(g), size)]
-        parts, kept = [], []
+        parts, kept, held = [], [], []
         for heads in batches:
             padded = _pad_heads(heads, fit.padded(len(heads)))
-            previous = None
+            known = {name: jnp.asarray(v[teacher[padded]]) for name, v in scope.known.items()}
+            previous, previous_x = None, prepared.x
             if parent is not None:
-                previous = jnp.asarray(parent.heads.params[origin[padded]])
+                before = parent.predecessors(fit, origin[padded], member[padded])
+                previous = jnp.asarray(parent.heads.params[before])
+                previous_x = self._features(parent.round).x
+                if parent.last_held is not None:
+                    beyond = len(scope.rows) - len(self._unlabelled)
+                    recorded = np.pad(
+                        parent.last_held[before], [(0, 0), (0, 0), (0, beyond)], constant_values=-1
+                    )
+                    known["last_held"] = jnp.asarray(recorded)
             own = {name: column[padded] for name, column in values.items()}
             hyperparameters = self._hyperparameters(own)
-            known = {name: jnp.asarray(v[teacher[padded]]) for name, v in scope.known.items()}
             probabilities = jnp.asarray(scope.teacher[teacher[padded]])
             if isinstance(fit, Train):
                 solution = fit.run(
-                    self._prepared,
+                    prepared,
                     scope.rows,
                     scope.num_rows,
                     probabilities,
                     previous,
+                    previous_x,
                     own,
                     hyperparameters,
                     known,
                 )
                 mask = np.asarray(solution.kept)
+                if solution.last_held is not None:
+                    recorded = np.asarray(solution.last_held)
+                    held.append(recorded[: len(heads), : len(self._unlabelled)])
             else:
                 # Heads of one chain differ in their penalty alone.
                 others = [own[name] for name in own if name != fit.l2]
@@ -434,7 +487,7 @@ class StudentStage:
                 targets, weights = _round(
                     fit,
                     previous,
-                    self._prepared.x,
+                    previous_x,
                     scope.rows,
                     valid,
                     probabilities,
@@ -443,13 +496,13 @@ class StudentStage:
                 )
                 loss = fit.loss(hyperparameters)
                 solution = fit_rows(
-                    self._prepared,
+                    prepared,
                     scope.rows,
                     Targets(targets, self.num_classes),
                     weights=weights,
                     l2=own[fit.l2],
                     loss=loss,
-                    init=previous if fit.warm_start else None,
+                    init=previous[:, 0] if previous is not None and fit.warm_start else None,
                     chains=chains if loss.convex and not fit.warm_start else None,
                     num_heads=len(heads),
                     num_rows=scope.num_rows,
@@ -462,7 +515,13 @@ class StudentStage:
         order = np.concatenate(batches)
         self.num_fitted += len(order)
         back = np.argsort(order)
-        return _Node(Heads.join(parts).take(back), np.concatenate(kept)[back], teacher)
+        return _Node(
+            fit,
+            Heads.join(parts).take(back),
+            np.concatenate(kept)[back],
+            np.concatenate(held)[back] if held else None,
+            own_teacher,
+        )
 
     def _hyperparameters(self, values: Mapping[str, np.ndarray]) -> dict[str, Array]:
         dtype = self._prepared.x.dtype
@@ -470,13 +529,18 @@ class StudentStage:
         if "keep_fraction" in values:
             counts = [keep_count(p, len(self._unlabelled)) for p in values["keep_fraction"]]
             traced["keep_count"] = jnp.asarray(counts, jnp.int32)
+        if "member" in values:
+            traced["member"] = jnp.asarray(values["member"], jnp.int32)
+        if "seed" in values:
+            seeds = [seed_words(int(seed)) for seed in values["seed"]]
+            traced["seed"] = jnp.asarray(np.stack(seeds))
         return traced
 
 
 def _round_body(
     fit: Fit,
     previous: Array | None,
-    x: Array,
+    previous_x: Array,
     rows: Array,
     valid: Array,
     teacher: Array,
@@ -485,11 +549,11 @@ def _round_body(
 ) -> tuple[Array, Array]:
     """Targets and weights of one round, in the solver's layout; `valid` is of all heads or each."""
     num_heads, num_rows, num_classes = teacher.shape
-    num_logits = num_logits_of(num_classes)
+    num_logits, dtype = num_logits_of(num_classes), previous_x.dtype
     if previous is None:
-        logits = jnp.zeros((num_heads, num_logits, num_rows), x.dtype)
+        logits = jnp.zeros((num_heads, num_logits, num_rows), dtype)
     else:
-        logits = logits_on_rows(previous, x, rows)
+        logits = previous_logits(previous, previous_x, rows)
 
     def of_all_heads(function: Callable[[RoundInputs], Array]) -> Array:
         def of_one(probabilities: Array, z: Array, valid: Array, values: Any, known: Any) -> Array:
@@ -497,17 +561,17 @@ def _round_body(
 
         axes = 0, 0, 0 if valid.ndim == 2 else None, 0, 0
         of_each = jax.vmap(of_one, in_axes=axes)
-        return of_each(teacher.astype(x.dtype), logits, valid, hyperparameters, dict(known))
+        return of_each(teacher.astype(dtype), logits, valid, hyperparameters, dict(known))
 
     targets = of_all_heads(fit.targets)
     if targets.ndim == 3:
         targets = targets[..., 1] if num_classes == 2 else jnp.swapaxes(targets, 1, 2)
     elif num_classes == 2:
-        targets = targets.astype(x.dtype)
+        targets = targets.astype(dtype)
     if fit.weights is None:
-        return targets, jnp.atleast_2d(valid).astype(x.dtype)
+        return targets, jnp.atleast_2d(valid).astype(dtype)
     weights = of_all_heads(fit.weights)
-    return targets, jnp.where(valid, weights, 0.0).astype(x.dtype)
+    return targets, jnp.where(valid, weights, 0.0).astype(dtype)
 
 
 _round = jax.jit(_round_body, static_argnums=0)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt
 
 from w2s_jax.heads.buckets import padded_size, row_bucket
 from w2s_jax.heads.prepared import Prepared
@@ -69,6 +69,10 @@ class Step(abc.ABC):
         """Weight of each row ``[m]``; the result tells which rows had a positive one at the end."""
         return batch.valid
 
+    def holds(self, params: Float[Array, "k p"], batch: Batch) -> Bool[Array, " m"]:
+        """What is recorded of each row at checkpoints, such as whether it is predicted rightly."""
+        raise NotImplementedError(f"{type(self).__name__} records nothing; define holds")
+
     @property
     def hyperparameters(self) -> tuple[str, ...]:
         """Names of the hyperparameters that the rule reads."""
@@ -94,6 +98,7 @@ class Schedule(NamedTuple):
         num_held: rows held out; 0 without patience.
         evaluate_every: steps between evaluations on the held-out rows.
         seed: of the shuffling.
+        record_every: steps between checkpoints at which `Step.holds` is asked; 0 for none.
     """
 
     num_steps: Int[np.ndarray, " h"]
@@ -103,6 +108,7 @@ class Schedule(NamedTuple):
     num_held: int = 0
     evaluate_every: int = 20
     seed: int = 0
+    record_every: int = 0
 
 
 class TrainedRows(NamedTuple):
@@ -117,6 +123,8 @@ class TrainedRows(NamedTuple):
         status: trained (all steps), early_stopped, or diverged (parameters or objective were not
             finite: w = 0, b = 0) ``[h]``.
         kept: training rows of positive weight at the end ``[h, n]``.
+        last_held: last checkpoint at which `Step.holds` was true of each row ``[h, n]``: 0 before
+            the first step, i after ``i record_every`` steps, -1 never; None without checkpoints.
     """
 
     params: Float[Array, "h k p"]
@@ -126,6 +134,7 @@ class TrainedRows(NamedTuple):
     iterations: Int[Array, " h"]
     status: Int[Array, " h"]
     kept: Bool[Array, "h n"]
+    last_held: Int[Array, "h n"] | None = None
 
 
 def head_logits(params: Float[Array, "k p"], x: Float[Array, "m d"]) -> Float[Array, "k m"]:
@@ -144,14 +153,21 @@ def epoch_order(
         num_training: rows to shuffle; they are the first ones.
         size: rows with padding, n. It changes nothing in the order of the others.
     """
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed[0]), seed[1]), epoch)
-    position = jnp.arange(size)
-    # One number a position, whatever the size: the order does not depend on the padding.
-    keys = jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(key, i), dtype=jnp.uint32))(
-        position
-    )
-    padding = position >= num_training
-    return jnp.lexsort((keys, padding)).astype(jnp.int32)
+    padding = jnp.arange(size) >= num_training
+    return jnp.lexsort((position_bits(seed, epoch, size), padding)).astype(jnp.int32)
+
+
+def position_bits(seed: Array | np.ndarray, number: Array | int, size: int) -> UInt[Array, " n"]:
+    """32 random bits for each of n positions, which do not depend on n.
+
+    Args:
+        seed: as `seed_words` splits it.
+        number: of the sequence.
+        size: n.
+    """
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed[0]), seed[1]), number)
+    of_one = jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(key, i), dtype=jnp.uint32))
+    return of_one(jnp.arange(size))
 
 
 def seed_words(seed: int) -> np.ndarray:
@@ -183,6 +199,7 @@ class _Run(NamedTuple):
     waited: Array
     iterations: Array
     status: Array
+    last_held: Array | None
 
 
 def train_rows(
@@ -218,6 +235,8 @@ def train_rows(
         "evaluate_every": np.int32(schedule.evaluate_every),
         "seed": seed_words(schedule.seed),
     }
+    if schedule.record_every:
+        arrays["record_every"] = np.int32(schedule.record_every)
     if schedule.patience is not None:
         arrays["patience"] = np.asarray(schedule.patience, np.int32)
     return _train(
@@ -315,6 +334,7 @@ def _train(
     trainer = _Trainer(x, data, schedule, step, select)
     held = trainer.held_out(held_rows) if held_rows else None
     num_steps, every = schedule["num_steps"], schedule["evaluate_every"]
+    record_every = schedule.get("record_every")
     never = jnp.iinfo(jnp.int32).max
 
     def advance(number: Array, carry: tuple[Array, Any, Array]) -> tuple[Array, Any, Array]:
@@ -331,6 +351,8 @@ def _train(
         number = jnp.min(jnp.where(running, num_steps, never))
         if held is not None:
             number = jnp.minimum(number, (run.step // every + 1) * every)
+        if record_every is not None:
+            number = jnp.minimum(number, (run.step // record_every + 1) * record_every)
         carry = jax.lax.fori_loop(run.step, number, advance, (run.params, run.state, run.order))
         params, state, order = carry
         ended = running & (number == num_steps)
@@ -344,6 +366,11 @@ def _train(
             waited = jnp.where(better, 0, run.waited + due)
             gave_up = running & ~ended & (waited >= schedule["patience"])
             status = jnp.where(gave_up, EARLY_STOPPED, status)
+        last_held = run.last_held
+        if record_every is not None and last_held is not None:
+            holds = trainer.of_heads(step.holds, trainer.all_rows, number, params)
+            due = (running & (number % record_every == 0))[:, None]
+            last_held = jnp.where(due & holds, number // record_every, last_held)
         return _Run(
             step=number,
             order=order,
@@ -354,6 +381,7 @@ def _train(
             waited=waited,
             iterations=jnp.where(running, number, run.iterations),
             status=status,
+            last_held=last_held,
         )
 
     start = _to_features(init, rotation)
@@ -361,6 +389,10 @@ def _train(
     best = jnp.zeros(heads, x.dtype)
     if held is not None:
         best = trainer.of_heads(step.score, held, first, start)
+    last_held = None
+    if record_every is not None:
+        holds = trainer.of_heads(step.holds, trainer.all_rows, first, start)
+        last_held = jnp.where(holds, 0, -1).astype(jnp.int32)
     run = _Run(
         step=first,
         order=jnp.arange(len(x), dtype=jnp.int32),
@@ -371,6 +403,7 @@ def _train(
         waited=jnp.zeros(heads, jnp.int32),
         iterations=jnp.zeros(heads, jnp.int32),
         status=jnp.full(heads, RUNNING, jnp.int32),
+        last_held=last_held,
     )
     run = jax.lax.while_loop(lambda run: jnp.any(run.status == RUNNING), until_next_stop, run)
     params, objective, square, diverged = trainer.settle(run.kept, run.iterations)
@@ -383,6 +416,7 @@ def _train(
         iterations=run.iterations,
         status=jnp.where(diverged, DIVERGED, run.status),
         kept=(weights > 0) & trainer.all_rows.valid,
+        last_held=run.last_held,
     )
 
 

@@ -4,9 +4,12 @@ import difflib
 
 from w2s_jax.errors import GridError
 from w2s_jax.methods.bootstrapped import BOOTSTRAP_HARD, BOOTSTRAP_SOFT, ENTROPY_MINIMISATION
+from w2s_jax.methods.co_training import CO_TRAINING
 from w2s_jax.methods.confidence import CONFIDENCE, CONFIDENCE_ADAPTIVE
 from w2s_jax.methods.corrected import BACKWARD_CORRECTION, FORWARD_CORRECTION
 from w2s_jax.methods.enhanced import ENHANCED
+from w2s_jax.methods.ensemble import TEACHER_ENSEMBLE
+from w2s_jax.methods.forgetting import ENHANCED_FORGETTING
 from w2s_jax.methods.gradient import GradientStep
 from w2s_jax.methods.group_balance import DFR, GROUP_REWEIGHTED, GROUP_SUBSAMPLED
 from w2s_jax.methods.group_dro import GROUP_DRO
@@ -26,6 +29,7 @@ METHODS = {
         VANILLA,
         ENHANCED,
         *SELECTED,
+        ENHANCED_FORGETTING,
         PRODUCT,
         SELF_TRAINING,
         VANILLA_TRAINED,
@@ -38,10 +42,12 @@ METHODS = {
         FORWARD_CORRECTION,
         BACKWARD_CORRECTION,
         SINKHORN,
+        TEACHER_ENSEMBLE,
         JTT,
         LFF,
         LABELLED,
         LABELLED_AND_PSEUDO,
+        CO_TRAINING,
         ENHANCED_ORACLE,
         GROUP_REWEIGHTED,
         GROUP_SUBSAMPLED,

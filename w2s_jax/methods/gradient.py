@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from w2s_jax.heads.training import Batch, Step, head_logits
 from w2s_jax.methods.rounds import RoundInputs
@@ -33,6 +33,7 @@ class GradientStep(Step):
         reads: hyperparameters that the functions read.
         held_out_loss: loss of each row ``[m]`` by which early stopping scores; None for `loss`,
             without the penalty. A loss that moves during the fit needs one that does not.
+        holding: what a round with ``record_every`` records of each row ``[m]``, true or false.
     """
 
     loss: RowFunction
@@ -41,6 +42,7 @@ class GradientStep(Step):
     l2: str | None = "student_l2"
     reads: tuple[str, ...] = ()
     held_out_loss: RowFunction | None = None
+    holding: RowFunction | None = None
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:
@@ -78,6 +80,12 @@ class GradientStep(Step):
     def score(self, params: Float[Array, "k p"], batch: Batch) -> Float[Array, ""]:
         """Weighted mean of the held-out loss, without the penalty."""
         return self._mean(self.held_out_loss or self.loss, params, batch)
+
+    def holds(self, params: Float[Array, "k p"], batch: Batch) -> Bool[Array, " m"]:
+        """`holding` of the rows."""
+        if self.holding is None:
+            return super().holds(params, batch)
+        return self.holding(head_logits(params, batch.x), batch.inputs, batch.step)
 
     def row_weights(self, params: Float[Array, "k p"], batch: Batch) -> Array:
         """Weights of the rows ``[m]``, zero for padding."""

@@ -5,6 +5,7 @@ of any rule.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import ClassVar
@@ -34,14 +35,18 @@ class RoundInputs:
 
     Attributes:
         teacher_probabilities: teacher's class probabilities on the rows ``[n, c]``.
-        logits: the student's logits after the previous round ``[k, n]``; zeros before the first.
+        logits: the previous round's head's ``[k, n]``, on the features that it was fitted to; zeros
+            before the first round. Of several members, those of their mean probabilities.
         valid: False for padding, and for labelled rows of other teachers ``[n]``.
-        hyperparameters: scalars by name, those the round reads and ``keep_count``, the number of
-            rows that ``keep_fraction`` keeps of the unlabelled ones.
+        hyperparameters: scalars by name, those the round reads; with ``keep_fraction`` also
+            ``keep_count``, the unlabelled rows that it keeps, and with several members ``member``,
+            the head's number. ``seed`` is two words of 32 bits ``[2]``.
         labelled: whether the teacher learned from the row ``[n]``; None in a round on unlabelled
             rows.
         labels: true classes ``[n]``, -1 where they are hidden; None in a round that sees none.
         in_group: whether each row belongs to each group ``[g, n]``; None but for oracles.
+        last_held: what each of the m members of the previous round recorded ``[m, n]`` (see
+            `Train`), -1 on labelled rows; None where it recorded nothing.
     """
 
     teacher_probabilities: Float[Array, "n c"]
@@ -51,6 +56,7 @@ class RoundInputs:
     labelled: Bool[Array, " n"] | None = None
     labels: Int[Array, " n"] | None = None
     in_group: Bool[Array, "g n"] | None = None
+    last_held: Int[Array, "m n"] | None = None
 
 
 Function = Callable[[RoundInputs], Array]
@@ -78,6 +84,11 @@ class Fit:
             unlabelled ones.
         oracle: true labels and groups of all rows are seen. Such a round is an upper bound, or a
             method that needs group labels.
+        on_teacher_features: the head is fitted to the teacher's features of the rows. The last
+            round of a method is on the student's.
+        members: heads that are fitted where one is asked for, told apart by the hyperparameter
+            ``member``. A next round of as many members goes on from each; any other sees the mean
+            of their probabilities. The last round of a method has one.
     """
 
     targets: Function
@@ -88,6 +99,8 @@ class Fit:
     warm_start: bool = False
     on_labelled: bool = False
     oracle: bool = False
+    on_teacher_features: bool = False
+    members: int = 1
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:
@@ -125,6 +138,10 @@ class Train:
             whose order is random.
         evaluate_every: steps between evaluations.
         oracle: as of `Fit`.
+        members: as of `Fit`.
+        record_every: steps between checkpoints at which the rule's ``holds`` is asked of every row;
+            0 for none. The next round's inputs have, for each row, the last checkpoint at which it
+            held: 0 before the first step, i after i times so many steps, -1 never.
 
     Raises:
         HeadError: for numbers that make no sense.
@@ -138,7 +155,10 @@ class Train:
     held_out: float = 0.1
     evaluate_every: int = 20
     oracle: bool = False
+    members: int = 1
+    record_every: int = 0
     on_labelled: ClassVar[bool] = False
+    on_teacher_features: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Checks the numbers that are no hyperparameters."""
@@ -147,6 +167,7 @@ class Train:
             if not isinstance(number, str):
                 _check_counts(np.array([number]), name, low)
         _check_counts(np.array([self.evaluate_every]), "evaluate_every", 1)
+        _check_counts(np.array([self.record_every]), "record_every", 0)
         if not 0 < self.held_out < 1:
             raise HeadError(f"held_out must lie in (0, 1), found {self.held_out}")
 
@@ -192,7 +213,8 @@ class Train:
         rows: Int[np.ndarray, " n"],
         num_rows: int,
         teacher: Float[Array, "h n c"],
-        previous: Float[Array, "h k p"] | None,
+        previous: Float[Array, "h m k p"] | None,
+        previous_x: Float[Array, "all r"],
         values: Mapping[str, Float[np.ndarray, " h"]],
         hyperparameters: Mapping[str, Array],
         known: Mapping[str, Array] | None = None,
@@ -204,7 +226,8 @@ class Train:
             rows: unlabelled rows in draw order, padded.
             num_rows: how many of them are real.
             teacher: class probabilities of each head's teacher on these rows.
-            previous: heads of the previous round; None in the first.
+            previous: each head's m predecessors in the previous round; None in the first.
+            previous_x: the features that these were fitted to.
             values: hyperparameters on the host.
             hyperparameters: the same, as the rule sees them.
             known: further fields of each head's `RoundInputs`.
@@ -215,7 +238,7 @@ class Train:
         if previous is None:
             logits = np.zeros((*zero.shape[:2], len(rows)), zero.dtype)
         else:
-            logits = logits_on_rows(previous, prepared.x, rows)
+            logits = previous_logits(previous, previous_x, rows)
         batch_size, patience = int(counts["batch_size"][0]), counts["patience"]
         if batch_size > num_rows:
             raise HeadError(f"batch_size {batch_size} exceeds the {num_rows} unlabelled rows")
@@ -235,9 +258,10 @@ class Train:
             num_held=num_held,
             evaluate_every=self.evaluate_every,
             seed=int(values["seed"][0]) if "seed" in values else 0,
+            record_every=self.record_every,
         )
         data = (teacher.astype(zero.dtype), logits, dict(hyperparameters), dict(known or {}))
-        start = previous if previous is not None and self.warm_start else zero
+        start = previous[:, 0] if previous is not None and self.warm_start else zero
         try:
             return train_rows(prepared, rows, self.step, _inputs_of_rows, data, schedule, start)
         except KeyError as error:
@@ -250,6 +274,32 @@ class Train:
 
 
 Round = Fit | Train
+
+
+def previous_logits(
+    previous: Float[Array, "h m k p"], x: Float[Array, "all r"], rows: Int[Array | np.ndarray, " n"]
+) -> Float[Array, "h k n"]:
+    """Logits of each head's predecessor on some rows of `x`; of several, of their mean probability.
+
+    The mean is taken in log space, so that confident rows keep their order.
+    """
+    rows = jnp.asarray(rows)
+    first = logits_on_rows(previous[:, 0], x, rows)
+    if previous.shape[1] == 1:
+        return first
+
+    def log_p(logits: Array) -> Array:
+        if logits.shape[1] == 1:
+            return jax.nn.log_sigmoid(jnp.concatenate([-logits, logits], axis=1))
+        return jax.nn.log_softmax(logits, axis=1)
+
+    def add(total: Array, params: Array) -> tuple[Array, None]:
+        return jnp.logaddexp(total, log_p(logits_on_rows(params, x, rows))), None
+
+    total, _ = jax.lax.scan(add, log_p(first), jnp.swapaxes(previous[:, 1:], 0, 1))
+    if previous.shape[2] == 1:
+        return total[:, 1:] - total[:, :1]
+    return total - np.log(previous.shape[1])
 
 
 def _check_counts(numbers: np.ndarray, name: str, low: int) -> Int[np.ndarray, " h"]:
@@ -299,9 +349,34 @@ class Method:
             return None if digest is None else f"source {digest}"
         return f"version {self.version or 1}"
 
+    def checked_rounds(self, options: Mapping[str, str]) -> tuple[Round, ...]:
+        """The rounds, if they can follow one another.
+
+        Raises:
+            HeadError: where the last is no single student, or a warm start has no head to start at.
+        """
+        rounds = self.rounds(options)
+        if rounds and (rounds[-1].on_teacher_features or rounds[-1].members > 1):
+            raise HeadError(
+                f"method {self.name!r} ends with a round on the teacher's features or of several "
+                "members; end with one student"
+            )
+        for before, after in itertools.pairwise(rounds):
+            alike = before.on_teacher_features == after.on_teacher_features
+            if after.warm_start and not (alike and before.members in (1, after.members)):
+                raise HeadError(
+                    f"method {self.name!r} warm-starts a round from one on other features or of "
+                    "other members; start it from zero"
+                )
+        return rounds
+
     def sees_labelled(self, options: Mapping[str, str]) -> bool:
         """Whether a round looks at the rows that the teacher learned from."""
         return any(fit.on_labelled for fit in self.rounds(options))
+
+    def sees_teacher_features(self, options: Mapping[str, str]) -> bool:
+        """Whether a round is fitted to the teacher's features."""
+        return any(fit.on_teacher_features for fit in self.rounds(options))
 
     def is_oracle(self, options: Mapping[str, str]) -> bool:
         """Whether a round sees true labels and groups."""

@@ -25,7 +25,7 @@ from w2s_jax.methods.selection import entropy_score, keep_lowest, margin
 from w2s_jax.methods.trained import cross_entropy_rows
 
 
-def _keeps_lowest(score: Function, tie_break: Function | None = None) -> Function:
+def keeps_lowest(score: Function, tie_break: Function | None = None) -> Function:
     """Weight 1 for the rows of lowest score, 0 for the others; ties by tie_break, draw order."""
 
     def weights(inputs: RoundInputs) -> Array:
@@ -96,7 +96,7 @@ def _method(name: str, weights: Function, oracle: bool = False) -> Method:
 
 
 SELECTED = tuple(
-    _method(f"enhanced_{name}", _keeps_lowest(score))
+    _method(f"enhanced_{name}", keeps_lowest(score))
     for name, score in {
         "margin": student_margin,
         "teacher": teacher_uncertainty,
@@ -106,5 +106,5 @@ SELECTED = tuple(
     }.items()
 )
 ENHANCED_ORACLE = _method(
-    "enhanced_oracle", _keeps_lowest(is_wrong, tie_break=student_entropy), oracle=True
+    "enhanced_oracle", keeps_lowest(is_wrong, tie_break=student_entropy), oracle=True
 )

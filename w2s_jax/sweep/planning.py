@@ -310,6 +310,11 @@ def _check_sight(config: Config, pair: Pair) -> None:
             f"method {method.name!r} trains on the rows that the teacher learned from, but the "
             f"teacher of {pair.name} comes from elsewhere; leave the method out"
         )
+    if method.sees_teacher_features(options) and pair.teacher_is_elsewhere:
+        raise GridError(
+            f"method {method.name!r} trains on the teacher's features, but the teacher of "
+            f"{pair.name} comes from elsewhere; leave the method out"
+        )
     if method.is_oracle(options) and config.eta_u is None:
         raise GridError(
             f"method {method.name!r} is an oracle that sees true labels, but eta_u is unlabelled; "

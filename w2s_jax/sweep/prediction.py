@@ -71,9 +71,14 @@ def _round_flops(
     )
 
 
-def _chunk_flops(chunk: Chunk, one: FitCost) -> float:
+def _chunk_flops(chunk: Chunk, one: FitCost, teacher: FitCost) -> float:
+    """Of all heads of a chunk; `one` and `teacher` are of a head on either side's features."""
     tasks, _, _ = plan_rounds(chunk.requests()[0])
-    flops = sum(_round_flops(task.rounds[-1], task.values, len(task.origin), one) for task in tasks)
+    flops = 0.0
+    for task in tasks:
+        fit, num_heads = task.rounds[-1], len(task.origin)
+        of_one = teacher if fit.on_teacher_features else one
+        flops += fit.members * _round_flops(fit, task.values, num_heads, of_one)
     if chunk.configs[0].eta_u is not None:
         flops += np.sum(expected_passes(chunk.student_l2, one.num_classes)) * one.flops_per_pass
     return float(flops)
@@ -149,6 +154,7 @@ def predict(
         data = plan.pairs[group.pair].data
         num_classes = data.student.num_classes
         width = min(data.student.features.shape[1], len(data.pool_rows))
+        teacher_width = width
         if not plan.pairs[group.pair].teacher_is_elsewhere:
             assert isinstance(data.teacher, FeatureSet)
             teacher_width = min(data.teacher.features.shape[1], len(data.pool_rows))
@@ -158,7 +164,8 @@ def predict(
         for chunk in group.chunks:
             n = chunk.configs[0].n_unlabelled
             one = student_cost(n, width, num_classes, dtype, num_heads=1)
-            flops += _chunk_flops(chunk, one)
+            teacher = student_cost(n, teacher_width, num_classes, dtype, num_heads=1)
+            flops += _chunk_flops(chunk, one, teacher)
             most = student_cost(n, width, num_classes, dtype, num_heads=len(chunk.configs))
             peak = max(peak, most.peak_bytes(most.heads_per_call(budget)))
             draws += 1

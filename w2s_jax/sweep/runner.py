@@ -493,12 +493,16 @@ class _Runner:
         probabilities = self._probabilities(pair, group, teachers, used, rows)
         data = pair.data
         requests, served = chunk.requests()
+        teacher_side = None
+        if any(r.method.sees_teacher_features(r.options) for r in requests):
+            teacher_side = self._side(pair, group.feature_scaling, teacher=True).prepared
         stage = StudentStage(
             student.prepared,
             rows,
             probabilities,
             self._budget,
             known=self._known(group, chunk, shared, requests, used),
+            teacher_prepared=teacher_side,
         )
         trained = stage.train(requests)
         has_truth = chunk.configs[0].eta_u is not None
