@@ -19,7 +19,14 @@ READ = {
     "backward_correction": {"pseudolabels", "retrain_l2", "anchor_quantile", "identity_weight"},
     "sinkhorn": {"pseudolabels", "sinkhorn_prior", "sinkhorn_steps"},
     "jtt": {"pseudolabels", "retrain_l2", "upweight"},
-    "lff": {*TRAINED, "retrain_l2", "gce_q"},
+    "lff": {*TRAINED, "gce_q"},
+    "teacher_ensemble": {"pseudolabels"},
+    "co_training": {"keep_fraction"},
+    "enhanced_forgetting": {
+        *("pseudolabels", "optimizer", "num_steps", "learning_rate"),
+        *("keep_fraction", "gce_q", "retrain_l2"),
+    },
+    "group_dro": {*TRAINED, "group_step"} - {"patience"},
 }
 SMALL = {"eta_l": 0.2, "eta_u": 0.4, "n_labelled": 60, "n_unlabelled": 120, "seeds": 0}
 
@@ -62,6 +69,7 @@ def test_a_row_gives_back_its_configuration(sets, rows):
         ("backward_correction", {"identity_weight": 1.5}, r"identity_weight .* found 1.5"),
         ("sinkhorn", {"sinkhorn_steps": 2.5}, "sinkhorn_steps must be a whole number"),
         ("sinkhorn", {"sinkhorn_prior": "equal"}, "'equal'; known: uniform, pseudolabels"),
+        ("group_dro", {"group_step": -1}, r"group_step must be a number in \[0, inf\); found -1"),
         ("jtt", {"upweight": 0}, r"upweight must be a number in \(0, inf\); found 0"),
     ],
 )

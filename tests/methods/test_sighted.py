@@ -21,7 +21,7 @@ NAMES = (
     "group_dro",
     "dfr",
 )
-TRAINING = {"num_steps": 60, "learning_rate": 0.05, "optimizer": "sgd"}
+TRAINING = {"num_steps": 60, "learning_rate": 0.05, "optimizer": "sgd", "group_step": 0.3}
 
 
 @pytest.fixture(scope="module", params=[2, 3], ids=["2 classes", "3 classes"])
@@ -101,7 +101,7 @@ def test_group_dro_agrees_with_a_loop(chains):
 
     for _ in range(TRAINING["num_steps"]):
         losses, p = evaluate()
-        weights = weights * np.exp(0.01 * losses)
+        weights = weights * np.exp(TRAINING["group_step"] * losses)
         weights /= weights.sum()
         slope = (weights / sizes)[groups][:, None] * (p - np.eye(num_classes)[labels])
         slope = slope[:, -k:]
@@ -121,7 +121,7 @@ def test_group_dro_lowers_the_worst_groups_loss(chains):
     x, eye = chains.strong[rows], np.eye(chains.teacher.shape[1])
     labels, groups = chains.teacher.argmax(axis=1), data.groups[rows]
     num_classes = len(eye)
-    axes = TRAINING | {"num_steps": 4000, "learning_rate": 0.2}
+    axes = TRAINING | {"num_steps": 4000, "learning_rate": 0.2, "group_step": 0.01}
     objective = run_chain(num_classes, ("group_dro",), **axes).rows["student_objective"][
         "group_dro"
     ]

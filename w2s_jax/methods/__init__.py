@@ -13,8 +13,9 @@ from w2s_jax.methods.forgetting import ENHANCED_FORGETTING
 from w2s_jax.methods.gradient import GradientStep
 from w2s_jax.methods.group_balance import DFR, GROUP_REWEIGHTED, GROUP_SUBSAMPLED
 from w2s_jax.methods.group_dro import GROUP_DRO
+from w2s_jax.methods.jtt import JTT
 from w2s_jax.methods.labelled import LABELLED, LABELLED_AND_PSEUDO
-from w2s_jax.methods.reweighted import JTT, LFF
+from w2s_jax.methods.lff import LFF
 from w2s_jax.methods.rounds import Fit, Method, RoundInputs, Train
 from w2s_jax.methods.selected import ENHANCED_ORACLE, SELECTED
 from w2s_jax.methods.self_training import PRODUCT, SELF_TRAINING

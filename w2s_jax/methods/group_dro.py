@@ -1,11 +1,12 @@
 """Group DRO, an upper bound that knows the groups: the worst group's loss is minimised.
 
-Each step raises the weight of every group by the factor ``exp(0.01 loss)``, normalises, and moves
-the head down the gradient of the weighted sum of the groups' mean losses and the penalty (Sagawa et
-al., Distributionally robust neural networks for group shifts, ICLR 2020, algorithm 1, with their
-step size of 0.01). The labels are the teacher's pseudolabels, the groups the true ones. Groups
-without rows in a batch keep their weight. A trap that they describe: with a small student_l2 all
-groups can be fitted, and the weights hardly matter.
+Each step raises the weight of every group by the factor ``exp(group_step loss)``, normalises, and
+moves the head down the gradient of the weighted sum of the groups' mean losses and the penalty
+(Sagawa et al., Distributionally robust neural networks for group shifts, ICLR 2020, algorithm 1,
+whose step size is 0.01). The labels are the teacher's pseudolabels, the groups the true ones.
+Groups without rows in a batch keep their weight. Traps: with a small student_l2 all groups can be
+fitted, as they describe, and the weights hardly matter; and over few steps so small a group_step
+hardly moves them (at most by the factor ``exp(group_step num_steps loss)``).
 """
 
 import dataclasses
@@ -21,8 +22,6 @@ from w2s_jax.methods.gradient import RowFunction
 from w2s_jax.methods.group_balance import groups_of
 from w2s_jax.methods.rounds import Method, Train
 from w2s_jax.methods.trained import LOSSES, OPTIMIZERS
-
-GROUP_STEP = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +39,7 @@ class GroupDROStep(Step):
     @property
     def hyperparameters(self) -> tuple[str, ...]:
         """Names of the hyperparameters that the rule reads."""
-        return "student_l2", "learning_rate"
+        return "student_l2", "learning_rate", "group_step"
 
     def init(self, params: Float[Array, "k p"], batch: Batch) -> Any:
         """The optimizer's state, and equal weights of the groups that have rows."""
@@ -54,7 +53,7 @@ class GroupDROStep(Step):
         """One step of both."""
         inner, weights = state
         losses = self._losses(params, batch)
-        weights = weights * jnp.exp(GROUP_STEP * losses)
+        weights = weights * jnp.exp(batch.inputs.hyperparameters["group_step"] * losses)
         weights = weights / jnp.maximum(jnp.sum(weights), jnp.finfo(weights.dtype).tiny)
         gradient = jax.grad(self._weighted)(params, weights, batch)
         updates, inner = self._rule(batch).update(gradient, inner, params)

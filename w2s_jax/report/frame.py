@@ -34,6 +34,7 @@ OF_METHODS = (
     "sinkhorn_prior",
     "sinkhorn_steps",
     "upweight",
+    "group_step",
 )
 AXES = (*SETTING, *SIZE, *L2, *CONDITION, *PQ, *OF_METHODS)
 MODELS = ("teacher", "ceiling", "student")

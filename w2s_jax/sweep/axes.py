@@ -170,6 +170,7 @@ AXES = (
         of_methods=True,
     ),
     Axis("upweight", "weights of rows of disagreement", open_low=True, of_methods=True),
+    Axis("group_step", "step sizes of group weights in group DRO", of_methods=True),
     Axis("pseudolabels", "pseudolabels", choices=("hard", "soft"), of_methods=True),
     Axis(
         "retrain_targets",

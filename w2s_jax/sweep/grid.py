@@ -59,6 +59,7 @@ class Config:
         identity_weight: share of the identity in the noise matrix.
         sinkhorn_steps: scalings of pseudolabels to their class prior.
         upweight: weight of rows on which student and teacher disagree.
+        group_step: step size of group weights in group DRO.
         pseudolabels: "hard" or "soft".
         retrain_targets: "teacher" or "student".
         retrain_init: "zero" or "warm".
@@ -95,6 +96,7 @@ class Config:
     identity_weight: float | None = None
     sinkhorn_steps: int | None = None
     upweight: float | None = None
+    group_step: float | None = None
     pseudolabels: str | None = "hard"
     retrain_targets: str | None = None
     retrain_init: str | None = None
@@ -242,6 +244,7 @@ class Grid:
         identity_weight: shares of the identity in the noise matrix, in [0, 1].
         sinkhorn_steps: scalings of pseudolabels to their class prior.
         upweight: weights of rows on which student and teacher disagree, > 0.
+        group_step: step sizes of group weights in group DRO, >= 0.
         seeds: of the draws.
         methods: names of methods; vanilla is always among them.
         pseudolabels: "hard", "soft".
@@ -286,6 +289,7 @@ class Grid:
     identity_weight: Any = (0.0,)
     sinkhorn_steps: Any = (20,)
     upweight: Any = (5.0,)
+    group_step: Any = (0.01,)
     seeds: Any = (0, 1, 2, 3, 4)
     methods: Any = ("vanilla", "enhanced")
     pseudolabels: Any = ("hard",)
