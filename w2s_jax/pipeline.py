@@ -315,6 +315,7 @@ class _Scope(NamedTuple):
     Attributes:
         rows: unlabelled ones first ``[n]``.
         num_rows: of them, without padding.
+        num_unlabelled: of them, all or none of the draw's.
         valid: ``[n]``, or ``[t, n]`` where teachers have labelled rows of their own.
         teacher: class probabilities ``[t, n, c]``.
         known: further fields of `RoundInputs`, for each teacher.
@@ -323,6 +324,7 @@ class _Scope(NamedTuple):
 
     rows: np.ndarray
     num_rows: int
+    num_unlabelled: int
     valid: np.ndarray
     teacher: np.ndarray
     known: Mapping[str, np.ndarray]
@@ -357,14 +359,14 @@ class StudentStage:
         self._teacher = teacher_probabilities
         self._budget = default_budget() if memory_budget is None else memory_budget
         self._known = known
-        self._scopes: dict[tuple[bool, bool, bool], _Scope] = {}
+        self._scopes: dict[tuple[bool, ...], _Scope] = {}
         self.num_fitted = 0
 
     def _scope(self, fit: Round) -> _Scope:
         """What a round sees."""
-        key = fit.on_labelled, fit.oracle, fit.on_teacher_features
+        key = fit.on_labelled, fit.on_unlabelled, fit.oracle, fit.on_teacher_features
         if key not in self._scopes:
-            self._scopes[key] = self._make_scope(fit.on_labelled, fit.oracle, self._features(fit))
+            self._scopes[key] = self._make_scope(fit, self._features(fit))
         return self._scopes[key]
 
     def _features(self, fit: Round) -> Prepared:
@@ -378,15 +380,17 @@ class StudentStage:
             )
         return self._teacher_prepared
 
-    def _make_scope(self, on_labelled: bool, oracle: bool, prepared: Prepared) -> _Scope:
-        rows, teacher, seen = self._unlabelled, self._teacher, self._known
+    def _make_scope(self, fit: Round, prepared: Prepared) -> _Scope:
+        on_labelled, oracle = fit.on_labelled, fit.oracle
+        num_unlabelled = len(self._unlabelled) if fit.on_unlabelled else 0
+        rows, teacher = self._unlabelled[:num_unlabelled], self._teacher[:, :num_unlabelled]
+        seen = self._known
         known: dict[str, np.ndarray] = {}
         if not (on_labelled or oracle):
             padded, valid = pad_rows(rows)
         elif seen is None:
             raise HeadError("a round looks at labels, but this stage was given none; pass known")
         else:
-            num_unlabelled = len(rows)
             if on_labelled:
                 rows = np.concatenate([rows, seen.labelled])
                 teacher = np.concatenate([teacher, seen.teacher_probabilities], axis=1)
@@ -406,6 +410,7 @@ class StudentStage:
         return _Scope(
             rows=padded,
             num_rows=len(rows),
+            num_unlabelled=num_unlabelled,
             valid=valid,
             teacher=np.pad(
                 teacher, [(0, 0), (0, len(padded) - len(rows)), (0, 0)], constant_values=0.5
@@ -454,11 +459,9 @@ class StudentStage:
                 previous = jnp.asarray(parent.heads.params[before])
                 previous_x = self._features(parent.round).x
                 if parent.last_held is not None:
-                    beyond = len(scope.rows) - len(self._unlabelled)
-                    recorded = np.pad(
-                        parent.last_held[before], [(0, 0), (0, 0), (0, beyond)], constant_values=-1
-                    )
-                    known["last_held"] = jnp.asarray(recorded)
+                    recorded = parent.last_held[before][..., : scope.num_unlabelled]
+                    beyond = [(0, 0), (0, 0), (0, len(scope.rows) - scope.num_unlabelled)]
+                    known["last_held"] = jnp.asarray(np.pad(recorded, beyond, constant_values=-1))
             own = {name: column[padded] for name, column in values.items()}
             hyperparameters = self._hyperparameters(own)
             probabilities = jnp.asarray(scope.teacher[teacher[padded]])
@@ -511,7 +514,8 @@ class StudentStage:
                 mask = np.asarray(weights) > 0
                 mask = np.broadcast_to(mask, (len(padded), mask.shape[1]))
             parts.append(_to_host(solution, len(heads)))
-            kept.append(mask[: len(heads), : len(self._unlabelled)])
+            beyond = [(0, 0), (0, len(self._unlabelled) - scope.num_unlabelled)]
+            kept.append(np.pad(mask[: len(heads), : scope.num_unlabelled], beyond))
         order = np.concatenate(batches)
         self.num_fitted += len(order)
         back = np.argsort(order)

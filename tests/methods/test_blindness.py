@@ -83,9 +83,11 @@ def test_the_oracles_are_those_that_are_called_so():
             assert method.is_oracle(options) == (method.name in ORACLES), method.name
 
 
-@pytest.mark.parametrize("on_labelled", [False, True])
+@pytest.mark.parametrize(
+    ("on_labelled", "on_unlabelled"), [(False, True), (True, True), (True, False)]
+)
 @pytest.mark.parametrize("oracle", [False, True])
-def test_a_round_sees_what_it_says_it_sees(on_labelled, oracle):
+def test_a_round_sees_what_it_says_it_sees(on_labelled, on_unlabelled, oracle):
     seen = {}
 
     def note(**values):
@@ -112,25 +114,26 @@ def test_a_round_sees_what_it_says_it_sees(on_labelled, oracle):
     stage = StudentStage(
         prepare(rng.standard_normal((40, 6))), unlabelled, np.full((1, 20, 2), 0.5), known=known
     )
-    method = Method("look", lambda _: (Fit(targets=look, on_labelled=on_labelled, oracle=oracle),))
+    fit = Fit(targets=look, on_labelled=on_labelled, on_unlabelled=on_unlabelled, oracle=oracle)
+    method = Method("look", lambda _: (fit,))
     request = Request(method, {}, np.array([0]), {"student_l2": np.array([0.1])})
-    stage.train([request])
+    (trained,) = stage.train([request])
+    assert trained.kept.tolist() == [[on_unlabelled] * 20]
     jax.effects_barrier()
 
     names = {"valid"} | ({"labelled"} if on_labelled else set())
     names |= {"labels"} if on_labelled or oracle else set()
     assert set(seen) == names | ({"in_group"} if oracle else set())
     # The second labelled row is another teacher's.
-    own = (
-        np.concatenate([np.ones(20, bool), [True, False, True]])
-        if on_labelled
-        else np.ones(20, bool)
-    )
+    count = 20 if on_unlabelled else 0
+    own = np.ones(count, bool)
+    if on_labelled:
+        own = np.append(own, [True, False, True])
     size = len(own)
     assert np.array_equal(seen["valid"], np.pad(own, (0, len(seen["valid"]) - size)))
-    rows = np.concatenate([unlabelled, labelled])[:size]
+    rows = np.concatenate([unlabelled[:count], labelled])[:size]
     if on_labelled:
-        assert np.flatnonzero(seen["labelled"]).tolist() == [20, 22]
+        assert np.flatnonzero(seen["labelled"]).tolist() == [count, count + 2]
     if on_labelled or oracle:
         visible = own if oracle else seen["labelled"][:size]
         assert np.array_equal(seen["labels"][:size], np.where(visible, labels[rows], -1))

@@ -316,6 +316,11 @@ def test_rounds_that_cannot_follow_one_another_are_refused(rounds, message):
         Method("odd", lambda _: rounds).checked_rounds({})
 
 
+def test_a_round_has_rows():
+    with pytest.raises(HeadError, match="no rows; set on_labelled or on_unlabelled"):
+        Fit(targets=soft_pseudolabels, on_unlabelled=False)
+
+
 def test_a_round_on_teacher_features_needs_them():
     stage = StudentStage(
         prepare(np.random.default_rng(0).standard_normal((20, 3))),

@@ -151,9 +151,9 @@ def test_learning_from_failure(problem, kind):
             theta - LEARNING_RATE * slope
             for theta, slope in zip((student, biased), slopes, strict=True)
         )
-    assert np.ptp(weight) > 0.3  # the two have come apart
+    assert np.ptp(weight) > 0.2  # the two have come apart
     head = as_head(student)._replace(objective=objective(student, x, plain, L2, None, k)[0])
-    problem.assert_is(row, head, 1e-9)
+    problem.assert_is(row, head, 1e-6)
     assert row["kept_count"] == len(targets)
 
 

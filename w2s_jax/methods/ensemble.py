@@ -48,6 +48,7 @@ MEMBERS = Fit(
     l2="teacher_l2",
     reads=("seed",),
     on_labelled=True,
+    on_unlabelled=False,
     on_teacher_features=True,
     members=NUM_MEMBERS,
 )

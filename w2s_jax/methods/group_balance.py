@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from w2s_jax.methods import vanilla
-from w2s_jax.methods.labelled import is_labelled, labels_of
+from w2s_jax.methods.labelled import labels_of
 from w2s_jax.methods.rounds import Fit, Method, RoundInputs
 
 
@@ -46,12 +46,6 @@ def subsampled(inputs: RoundInputs) -> Float[Array, " n"]:
     return first_of_each_group(groups_of(inputs)).astype(inputs.logits.dtype)
 
 
-def labelled_subsampled(inputs: RoundInputs) -> Float[Array, " n"]:
-    """`subsampled` among the labelled rows."""
-    in_group = groups_of(inputs) & (is_labelled(inputs) > 0)
-    return first_of_each_group(in_group).astype(inputs.logits.dtype)
-
-
 def reweighted_rounds(options: Mapping[str, str]) -> tuple[Fit]:
     """One fit on all unlabelled rows."""
     targets = vanilla.PSEUDOLABELS[options["pseudolabels"]]
@@ -66,7 +60,13 @@ def subsampled_rounds(options: Mapping[str, str]) -> tuple[Fit]:
 
 def dfr_rounds(options: Mapping[str, str]) -> tuple[Fit]:
     """One fit on the kept labelled rows."""
-    fit = Fit(targets=labels_of, weights=labelled_subsampled, on_labelled=True, oracle=True)
+    fit = Fit(
+        targets=labels_of,
+        weights=subsampled,
+        on_labelled=True,
+        on_unlabelled=False,
+        oracle=True,
+    )
     return (fit,)
 
 

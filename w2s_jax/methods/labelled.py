@@ -41,7 +41,7 @@ def _labels_or_soft(inputs: RoundInputs) -> Array:
 
 def labelled_rounds(options: Mapping[str, str]) -> tuple[Fit]:
     """One fit on the labelled rows."""
-    return (Fit(targets=labels_of, weights=is_labelled, on_labelled=True),)
+    return (Fit(targets=labels_of, on_labelled=True, on_unlabelled=False),)
 
 
 BOTH = {"hard": _labels_or_hard, "soft": _labels_or_soft}

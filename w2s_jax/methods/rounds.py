@@ -82,6 +82,7 @@ class Fit:
         warm_start: start from the previous round's head instead of zero.
         on_labelled: the rows that the teacher learned from, with their labels, follow the
             unlabelled ones.
+        on_unlabelled: whether the unlabelled rows are among the round's; False needs `on_labelled`.
         oracle: true labels and groups of all rows are seen. Such a round is an upper bound, or a
             method that needs group labels.
         on_teacher_features: the head is fitted to the teacher's features of the rows. The last
@@ -98,9 +99,15 @@ class Fit:
     reads: tuple[str, ...] = ()
     warm_start: bool = False
     on_labelled: bool = False
+    on_unlabelled: bool = True
     oracle: bool = False
     on_teacher_features: bool = False
     members: int = 1
+
+    def __post_init__(self) -> None:
+        """Checks that there are rows."""
+        if not (self.on_labelled or self.on_unlabelled):
+            raise HeadError("a round has no rows; set on_labelled or on_unlabelled")
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:
@@ -158,6 +165,7 @@ class Train:
     members: int = 1
     record_every: int = 0
     on_labelled: ClassVar[bool] = False
+    on_unlabelled: ClassVar[bool] = True
     on_teacher_features: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
