@@ -24,13 +24,13 @@ DEFAULTS: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Grid)}
     "seeds": range(20),
     "n_validation": 100,
     "teacher_l2": (0.001, 0.01, 0.1),
-    "student_l2": (0.03, 0.3),
+    "student_l2": (0.03, 0.3, 1.0),
     "keep_fraction": (0.5, 0.8),
     "num_steps": (100,),
     "learning_rate": (0.03,),
     "smoothing": (0.1, 0.3),
     "entropy_weight": (0.1, 0.5),
-    "upweight": (2.0, 5.0, 20.0),
+    "upweight": (1.5, 5.0),
     "group_step": (0.01, 0.1),
 }
 VARIED = [axis for axis in AXES if axis.name not in ("eta_l", "eta_u")]

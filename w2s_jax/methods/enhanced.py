@@ -4,8 +4,8 @@ The unlabelled rows are ranked by the student's predictive entropy, the lowest s
 is kept, and a head is trained on it with generalized cross entropy. No group labels anywhere.
 
 Source: Liu, Dong and Lei, Does Weak-to-strong Generalization Happen under Spurious Correlations?,
-ICLR 2026, section 4. The published text leaves room for the options: targets from the teacher or
-from the student itself, a start from zero or from the vanilla student.
+ICLR 2026. The published text leaves room for the options: targets from the teacher or from the
+student itself, a start from zero or from the vanilla student.
 """
 
 from collections.abc import Mapping

@@ -6,7 +6,7 @@ easy rows; the student lowers ``mean_i W_i CE(student, y_i)`` with the relative 
 CE_b / (CE_b + CE_d)``, where CE_b and CE_d are the cross entropies of biased head and student on
 the row before the step, and W is a constant to the gradient. At the start all W are one half.
 
-Source: Nam et al., Learning from failure: training debiased classifier from biased classifier,
+Source: Nam et al., Learning from failure: de-biasing classifier from biased classifier,
 NeurIPS 2020, algorithm 1. Their public code takes W from moving averages of each row's losses,
 divided by each class's largest; ours is the algorithm as printed.
 
