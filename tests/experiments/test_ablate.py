@@ -81,7 +81,7 @@ def test_numbers_are_those_of_the_rows(done):
     by_l2 = mine.groupby(["teacher_l2", "student_l2"])["student_accuracy"].mean()
     candidates = by_l2[by_l2.index.get_level_values("student_l2") == float(chosen["student_l2"])]
     assert np.isclose(candidates, line["accuracy"]).any()
-    assert line["num_candidates"] == 2
+    assert line["num_candidates"] == 3
 
 
 def test_a_second_call_trains_nothing(pair, done):
