@@ -472,10 +472,10 @@ class StudentStage:
                     scope.num_rows,
                     probabilities,
                     previous,
-                    previous_x,
                     own,
                     hyperparameters,
                     known,
+                    previous_x,
                 )
                 mask = np.asarray(solution.kept)
                 if solution.last_held is not None:

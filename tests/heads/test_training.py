@@ -44,7 +44,7 @@ def train(rounds, x, probabilities, num_rows=None, previous=None, **values):
         rows,
         num_rows,
         jnp.asarray(np.broadcast_to(teacher, (heads, *teacher.shape)), dtype),
-        previous,
+        None if previous is None else previous[:, None],
         values,
         {name: jnp.asarray(column, dtype) for name, column in values.items()},
     )

@@ -222,10 +222,10 @@ class Train:
         num_rows: int,
         teacher: Float[Array, "h n c"],
         previous: Float[Array, "h m k p"] | None,
-        previous_x: Float[Array, "all r"],
         values: Mapping[str, Float[np.ndarray, " h"]],
         hyperparameters: Mapping[str, Array],
         known: Mapping[str, Array] | None = None,
+        previous_x: Float[Array, "all r"] | None = None,
     ) -> TrainedRows:
         """Trains heads of one of the `groups`.
 
@@ -235,10 +235,10 @@ class Train:
             num_rows: how many of them are real.
             teacher: class probabilities of each head's teacher on these rows.
             previous: each head's m predecessors in the previous round; None in the first.
-            previous_x: the features that these were fitted to.
             values: hyperparameters on the host.
             hyperparameters: the same, as the rule sees them.
             known: further fields of each head's `RoundInputs`.
+            previous_x: the features that `previous` was fitted to; default those of `prepared`.
         """
         counts = self._counts(values, len(teacher))
         num_logits = num_logits_of(teacher.shape[-1])
@@ -246,7 +246,8 @@ class Train:
         if previous is None:
             logits = np.zeros((*zero.shape[:2], len(rows)), zero.dtype)
         else:
-            logits = previous_logits(previous, previous_x, rows)
+            x = prepared.x if previous_x is None else previous_x
+            logits = previous_logits(previous, x, rows)
         batch_size, patience = int(counts["batch_size"][0]), counts["patience"]
         if batch_size > num_rows:
             raise HeadError(f"batch_size {batch_size} exceeds the {num_rows} unlabelled rows")
