@@ -7,6 +7,7 @@ from tests.toy import toy_set
 from w2s_jax.errors import DrawError, FeatureError, GridError
 from w2s_jax.features import make_feature_set
 from w2s_jax.sweep import Config, Grid, parse_axis, plan_grid, resolve_pairs, run
+from w2s_jax.sweep.rows import vanilla_of
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,12 @@ def test_eta_o_is_the_benchmarks_own_fraction(sets):
     plan = plan_grid(Grid(pairs=(sets,), eta_l="eta_o", eta_u=0.5, n_labelled=50, n_unlabelled=100))
     native = sets[1].eta_o
     assert native is not None
-    assert plan.groups[0].chunks[0].configs[0].eta_l == native
+    (found, *others) = plan.groups[0].chunks[0].configs
+    assert found.eta_l == pytest.approx(native, abs=1e-12)
+    # It is no short decimal; every row finds its vanilla row all the same.
+    prints = {found.pair: ("t", "s")}
+    keys = {c.key(prints) for c in (found, *others)}
+    assert {vanilla_of(c).key(prints) for c in (found, *others)} <= keys
     given = Grid(pairs=(sets,), eta_l="eta_o", eta_o=0.2, n_labelled=50, n_unlabelled=100)
     assert plan_grid(given).groups[0].chunks[0].configs[0].eta_l == 0.2
 

@@ -19,6 +19,7 @@ from w2s_jax.sweep.axes import (
     METHOD_OPTIONS,
     UNLABELLED,
     as_tuple,
+    canonical,
     check_numbers,
 )
 
@@ -405,7 +406,8 @@ class Grid:
             eta_o = pair.eta_o if self.eta_o is None else self.eta_o
             if eta_o is None:
                 raise GridError(f"{name} has no natural minority fraction; give eta_o as a number")
-            return float(eta_o)
+            # Canonical, as every number of the axes: vanilla_key relies on it.
+            return canonical(float(eta_o))
         return float(eta)
 
     def _method_axes(self, method: Method) -> list[dict[str, Any]]:
