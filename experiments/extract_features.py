@@ -21,12 +21,14 @@ flags.DEFINE_string("benchmark", None, "name of an image benchmark", required=Tr
 flags.DEFINE_string("data_dir", None, "folder with its published files", required=True)
 flags.DEFINE_multi_string("option", [], "of the benchmark, name=value; value is JSON or text")
 flags.DEFINE_enum("on_bad_image", "error", ["error", "skip"], "skip leaves damaged images out")
+flags.DEFINE_bool("check_counts", True, "refuse numbers of images that are not the published ones")
+flags.DEFINE_string("prepared_dir", None, "folder of TFDS: images are copied there and read there")
 flags.DEFINE_list("backbone", None, "networks, such as clip_vit_b32", required=True)
 flags.DEFINE_list(
     "weights", [], "file or folder of weights, or BACKBONE=PATH each; default package or hub"
 )
 flags.DEFINE_list("layer", [], "outputs of every backbone, or BACKBONE=LAYER; default its own")
-flags.DEFINE_integer("image_size", None, "side of the images in pixels; default the published one")
+flags.DEFINE_list("image_size", [], "side in pixels, or BACKBONE=SIDE; default the published one")
 flags.DEFINE_integer("batch_size", 64, "images a call of a network, over all devices", 1)
 flags.DEFINE_enum("precision", "float32", ["float32", "bfloat16"], "of the computation")
 flags.DEFINE_enum("storage", "float16", ["float16", "float32"], "type of the stored features")
@@ -69,6 +71,16 @@ def options() -> dict[str, Any]:
     return found
 
 
+def image_sizes() -> dict[str, int | None]:
+    """Side of the images of every backbone; None is the published one."""
+    sizes: dict[str, int | None] = {}
+    for name, sides in by_backbone("image_size").items():
+        if len(sides) > 1 or not all(side.isdecimal() for side in sides):
+            raise W2SError(f"--image_size of {name} is {','.join(sides)}; give one whole number")
+        sizes[name] = int(sides[0]) if sides else None
+    return sizes
+
+
 def check_flags() -> tuple[dict[str, Path | None], dict[str, list[str]]]:
     """Weights and layers of every backbone, after checking all that needs no file's content."""
     from w2s_jax.backbones.layers import check_outputs
@@ -101,6 +113,7 @@ def check_flags() -> tuple[dict[str, Path | None], dict[str, list[str]]]:
 def main() -> None:
     """Checks the flags, loads networks and listing, extracts, and prints where the caches are."""
     weights, layers = check_flags()
+    sizes = image_sizes()
     from w2s_jax.backbones.loading import load_backbone
     from w2s_jax.compilation import enable_compilation_cache
     from w2s_jax.datasets import open_benchmark
@@ -112,12 +125,17 @@ def main() -> None:
             weights[name],
             layers=layers[name] or None,
             dtype=FLAGS.precision,
-            image_size=FLAGS.image_size,
+            image_size=sizes[name],
         )
         for name in FLAGS.backbone
     ]
     source = open_benchmark(
-        FLAGS.benchmark, FLAGS.data_dir, on_bad_image=FLAGS.on_bad_image, **options()
+        FLAGS.benchmark,
+        FLAGS.data_dir,
+        prepared_dir=FLAGS.prepared_dir,
+        on_bad_image=FLAGS.on_bad_image,
+        check_counts=FLAGS.check_counts,
+        **options(),
     )
     enable_compilation_cache(FLAGS.compilation_cache)
     made = extract_image_features(

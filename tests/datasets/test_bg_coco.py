@@ -3,7 +3,10 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -272,3 +275,36 @@ def test_broken_folders(tmp_path, sources):
 def test_prepared_files_give_the_same(tmp_path, sources):
     folder = make_bg_coco(tmp_path / "bg coco", RECIPE, **sources)
     assert_prepared_is_the_same("bg_coco", folder, tmp_path / "tfds")
+
+
+def test_script_makes_the_same_folder(tmp_path):
+    places = write_coco(tmp_path)
+    recipe = tmp_path / "recipe.json"
+    script = Path(__file__).parents[2] / "experiments" / "make_bg_coco.py"
+
+    def call(content, out):
+        recipe.write_text(content)
+        flags = {**places, "recipe": recipe, "out": tmp_path / out}
+        command = [sys.executable, script, *(f"--{name}={value}" for name, value in flags.items())]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = call(json.dumps(dataclasses.asdict(RECIPE)), "by script")
+    assert done.returncode == 0, done.stderr
+    expected = make_bg_coco(tmp_path / "by library", RECIPE, **places) / "manifest.csv"
+    assert (tmp_path / "by script" / "manifest.csv").read_bytes() == expected.read_bytes()
+    for content, message in (
+        ("{", "cannot be read"),
+        ('{"class": {}}', "with some of classes, scenes, eta_o"),
+        ('{"classes": {}}', "lacks classes or scenes"),
+        ('{"classes": {"a": ["b"]}, "scenes": 3}', "has a value of the wrong type"),
+    ):
+        bad = call(content, "never")
+        assert bad.returncode == 2
+        assert message in bad.stderr
+        assert len(bad.stderr.splitlines()) == 1
+    shipped = script.parent / "configs" / "bg_coco_recipe.json"
+    assert set(BgCocoRecipe(**json.loads(shipped.read_text())).per_class) == {
+        "train",
+        "val",
+        "test",
+    }

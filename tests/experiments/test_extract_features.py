@@ -77,6 +77,11 @@ def test_images_to_caches(folder):
     assert other.returncode == 2
     (line,) = other.stderr.splitlines()
     assert "dtype: 'float32' there, 'bfloat16' now); choose another --out" in line
+    # Prepared images are the same.
+    prepared = {"prepared_dir": folder / "tfds", "out": folder / "out of tfds"}
+    assert run(folder, *flags, **prepared, image_size="mobilenet_v2=32").returncode == 0
+    other = load_features(folder / "out of tfds" / "noise" / "mobilenet_v2_pooled")
+    assert other.fingerprint == features.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -92,6 +97,9 @@ def test_images_to_caches(folder):
         ({"option": "tabel=x.csv"}, "image_csv has no --option=tabel; known are table"),
         ({"option": "x"}, "--option=x must be name=value"),
         ({"image_size": 3, "backbone": "vit_b16"}, "3 x 3 pixels are not whole patches of 16"),
+        ({"image_size": "vit_b16=3", "backbone": "vit_b16"}, "3 x 3 pixels are not whole patches"),
+        ({"image_size": "big"}, "--image_size of mobilenet_v2 is big; give one whole number"),
+        ({"image_size": "32,64"}, "--image_size of mobilenet_v2 is 32,64; give one whole number"),
     ],
 )
 def test_bad_flags_are_one_line(folder, given, message):
