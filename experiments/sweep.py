@@ -11,6 +11,7 @@ of flags, and any run be repeated from its own:
 """
 
 import dataclasses
+import itertools
 import sys
 from typing import Any
 
@@ -18,7 +19,7 @@ import jax
 from absl import app, flags
 
 from w2s_jax.compilation import enable_compilation_cache
-from w2s_jax.errors import script
+from w2s_jax.errors import W2SError, script
 from w2s_jax.heads.costs import parse_bytes
 from w2s_jax.methods import METHODS
 from w2s_jax.sweep import (
@@ -53,6 +54,7 @@ flags.DEFINE_list("methods", list(DEFAULTS["methods"]), f"methods to run: {', '.
 flags.DEFINE_string("teacher", "reviews_vs_tweets/minilm_embeddings", "shipped name or path")
 flags.DEFINE_string("student", "reviews_vs_tweets/minilm_last", "shipped name or path")
 flags.DEFINE_list("pairs", [], "teacher:student pairs, in place of --teacher and --student")
+flags.DEFINE_list("every_pair_of", [], "feature sets, each of which teaches each other one")
 flags.DEFINE_string("teacher_predictions", None, "file with predictions, in place of --teacher")
 flags.DEFINE_float("eta_o", None, "what the word eta_o stands for; default the benchmark's own")
 flags.DEFINE_string("out", None, "run directory, or its URL, such as s3://...", required=True)
@@ -116,8 +118,11 @@ def main() -> None:
     teacher = FLAGS.teacher
     if FLAGS.teacher_predictions:
         teacher = f"predictions={FLAGS.teacher_predictions}"
+    if len(FLAGS.every_pair_of) == 1:
+        raise W2SError(f"--every_pair_of has {FLAGS.every_pair_of[0]} only; give two sets or more")
+    entries = (*FLAGS.pairs, *itertools.permutations(FLAGS.every_pair_of, 2))
     grid = Grid(
-        pairs=tuple(FLAGS.pairs) or ((teacher, FLAGS.student),),
+        pairs=entries or ((teacher, FLAGS.student),),
         methods=tuple(FLAGS.methods or ()),
         eta_o=FLAGS.eta_o,
         **axis_values(),

@@ -9,15 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.stand_ins import COUNTS, write_stand_ins
 from tests.toy import toy_set
 from w2s_jax import read_rows
+from w2s_jax.report.published import RANGES
 
 SCRIPTS = Path(__file__).parent.parent.parent / "experiments"
 
 
-def script(name, *flags):
+def script(name, *flags, cwd=None):
     command = [sys.executable, SCRIPTS / f"{name}.py", *flags]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +84,7 @@ def test_partial_predictions_join_by_request(files, tmp_path):
         ("--seeds=0:10", "ten seeds are 0:9:10"),
         ("--n_unlabelled=1000000000", "infeasible draw"),
         ("--methods=enhance", "did you mean 'enhanced'"),
+        ("--every_pair_of=a", "--every_pair_of has a only; give two sets or more"),
     ],
 )
 def test_wrong_flags_end_in_one_line(flag, message, tmp_path):
@@ -93,10 +96,46 @@ def test_wrong_flags_end_in_one_line(flag, message, tmp_path):
 
 
 def test_configs_plan(tmp_path):
+    """The grids are feasible at the published counts and as large as they say."""
+    for benchmark in COUNTS:
+        write_stand_ins(tmp_path, benchmark)
     configs = sorted((SCRIPTS / "configs").glob("*.flags"))
-    assert configs
+    assert len(configs) == len(COUNTS) + 1
     for config in configs:
         rows = re.search(r"^# Rows: ([\d,]+)", config.read_text(), re.M)
-        planned = script("sweep", f"--flagfile={config}", f"--out={tmp_path}/run", "--dry_run")
+        flags = (f"--flagfile={config}", f"--out={tmp_path}/run", "--dry_run")
+        planned = script("sweep", *flags, cwd=tmp_path)
         assert rows
-        assert planned.stdout.startswith(rows[1].replace(",", "") + " configurations")
+        assert planned.stdout.startswith(rows[1].replace(",", "") + " configurations"), config.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("benchmark", COUNTS)
+def test_published_grid_from_features_to_ranges(benchmark, tmp_path):
+    """A small part of each grid, on stand-ins under the published names."""
+    write_stand_ins(tmp_path, benchmark)
+    names = ("resnet18_pooled", "clip_vit_b32_projected", "dinov2_vitl14_cls")
+    config = SCRIPTS / "configs" / f"paper_{benchmark.partition('-')[0]}.flags"
+    swept = script(
+        "sweep",
+        f"--flagfile={config}",
+        f"--every_pair_of={','.join(f'features/{benchmark}/{name}' for name in names)}",
+        *("--out=run", "--seeds=0:2:3", "--teacher_l2=0.01", "--student_l2=0.1", "--gce_q=0.7"),
+        cwd=tmp_path,
+    )
+    assert swept.returncode == 0, swept.stderr
+    reported = script("report", "--run=run", "--keep_fraction=0.5", cwd=tmp_path)
+    assert reported.returncode == 0, reported.stderr
+    (line,) = re.findall(r"^eta_l = 0.5, eta_u = eta_o .*", reported.stdout, re.M)
+    published = RANGES[benchmark.partition("-")[0]].balanced_labels
+    # The signals are far apart, so all three pairs count, the weaker side as teacher.
+    pattern = r"[+-]?[\d.]+ to [+-]?[\d.]+ \(3 pairs\) +\+([\d.]+) to \+([\d.]+)"
+    found = re.search(pattern, line)
+    assert found, line
+    assert (float(found[1]), float(found[2])) == published
+    assert "Pairs left out" not in reported.stdout
+    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    weak, middle, strong = (f"{benchmark}/{name}" for name in names)
+    for pair in (f"{weak}:{middle}", f"{weak}:{strong}", f"{middle}:{strong}"):
+        assert f"<td>{pair}</td>" in page
+        assert f"<td>{':'.join(pair.split(':')[::-1])}</td>" not in page

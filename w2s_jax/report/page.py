@@ -16,6 +16,7 @@ from w2s_jax.report import sections, wording
 from w2s_jax.report.album import Album, draw_l2, draw_pair
 from w2s_jax.report.choices import Analysis, analyses, extent_note, pq_note
 from w2s_jax.report.columns import distinct, equals, numbers, values_of, where
+from w2s_jax.report.comparison import compare
 from w2s_jax.report.correctness import check_metric
 from w2s_jax.report.frame import ReportError, check_rows, methods, split
 from w2s_jax.report.rendering import render
@@ -33,6 +34,7 @@ class Part:
     main: list[sections.Table] = field(default_factory=list)
     oracle: list[sections.Table] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    published: list[dict[str, Any]] = field(default_factory=list)
     pairs: list[dict[str, Any]] = field(default_factory=list)
     sensitivity: str = ""
     l2_figures: list[dict[str, Any]] = field(default_factory=list)
@@ -123,6 +125,10 @@ def _part(
         part.main.append(sections.improvement_table(settings, name, metrics))
     best = best_pq(where(maps, equals(maps, "metric", "accuracy"))) if names else maps
     part.oracle = [t for name in names if (t := sections.oracle_table(best, name)) is not None]
+    part.published = [
+        {"table": sections.comparison_table(found), "notes": found.notes()}
+        for found in compare(chosen, keep_fraction, gce_q)
+    ]
 
     for values, mine in split(settings, ("pair",)):
         pair = str(values["pair"])

@@ -18,6 +18,7 @@ from w2s_jax.report.columns import (
     values_of,
     where,
 )
+from w2s_jax.report.comparison import SETTINGS, Comparison, show_range
 from w2s_jax.report.frame import AXES, CONDITION, SETTING, show, split
 from w2s_jax.report.tables import AVERAGES
 from w2s_jax.report.wording import signed
@@ -134,6 +135,32 @@ def oracle_table(best: pd.DataFrame, variant: str) -> Table | None:
             else:
                 cells.append(Cell("–"))
         found.rows.append(cells)
+    return found
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Improvements of each pair in the two published settings, and their ranges."""
+    found = Table(comparison.caption(), ["weak:strong", *SETTINGS])
+    lines = comparison.improvements
+    for pair in values_of(lines, "pair") if len(lines) else []:
+        mine = where(lines, equals(lines, "pair", pair))
+        cells = [Cell(pair)]
+        for setting in range(len(SETTINGS)):
+            line = where(mine, equals(mine, "setting", setting))
+            cells.append(
+                difference(line.iloc[0], "improvement", 1.0, 2) if len(line) else Cell("–")
+            )
+        found.rows.append(cells)
+    settings = range(len(SETTINGS))
+    for name, ranges in (
+        ("measured", [comparison.measured(setting) for setting in settings]),
+        (
+            "measured, ORACLE: (p, q) best on test",
+            [comparison.measured(setting, "oracle") for setting in settings],
+        ),
+        ("published", [show_range(ends) for ends in comparison.published_ranges()]),
+    ):
+        found.rows.append([Cell(name, strong=True), *map(Cell, ranges)])
     return found
 
 

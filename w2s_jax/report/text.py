@@ -8,7 +8,8 @@ import pandas as pd
 
 from w2s_jax.report.choices import analyses, extent_note, pq_note
 from w2s_jax.report.columns import equals, number, where
-from w2s_jax.report.frame import methods, show, split
+from w2s_jax.report.comparison import SETTINGS, Comparison, compare, show_range
+from w2s_jax.report.frame import SETTING, methods, show, split
 from w2s_jax.report.tables import setting_table
 from w2s_jax.report.wording import seeds_sentence, signed, sizes_sentence
 
@@ -27,7 +28,9 @@ def format_table(
     One block a pair, method and eta_t; one line a setting (eta_l, eta_u): accuracies in percent of
     teacher, vanilla student, method and ceiling at eta_t, gain (vanilla - teacher) and effect of
     retraining (method - vanilla) in percentage points with 95 % intervals over seeds and test rows.
-    l2 is chosen by validation where the rows allow it, else the middle of the grid is shown.
+    l2 is chosen by validation where the rows allow it, else the middle of the grid is shown. Ranges
+    of relative improvements stand beside those published, where something is published of the
+    benchmark.
 
     Raises:
         ReportError: Rows that cannot be read, or a (p, q) that no row has.
@@ -55,7 +58,17 @@ def format_table(
                     )
                     if len(part):
                         blocks.append(_block(part, values["pair"], name, metric, extent))
+        blocks += [_beside(found) for found in compare(analysis.chosen, keep_fraction, gce_q)]
     return "\n\n".join(blocks).replace("−", "-").replace("–", "-")
+
+
+def _beside(found: Comparison) -> str:
+    """Measured and published ranges."""
+    head = f"{'setting':<28} {'measured':<30} {'published'}"
+    lines = [_wrap(found.caption()), head, "-" * len(head)]
+    for setting, (name, ends) in enumerate(zip(SETTINGS, found.published_ranges(), strict=True)):
+        lines.append(f"{name:<28} {found.measured(setting):<30} {show_range(ends)}")
+    return "\n".join([*lines, _wrap(" ".join(found.notes()))])
 
 
 def _wrap(text: str) -> str:
@@ -79,13 +92,16 @@ def _block(part: pd.DataFrame, pair: str, name: str, metric: float, extent: str)
     title = f"{pair}: accuracy (%) at eta_t = {show(metric)}; {extent}"
     if short != name and has_method:
         title += f"; method: {name}"
-    head = f"{'eta_l':>5} {'eta_u':>6} {'teacher':>8} {'vanilla':>8}"
+    # Three digits: eta_o may be any fraction.
+    etas = [[show(value, 3) for value in part[axis]] for axis in SETTING]
+    wide = [max(least, *map(len, texts)) for least, texts in zip((5, 6), etas, strict=True)]
+    head = f"{'eta_l':>{wide[0]}} {'eta_u':>{wide[1]}} {'teacher':>8} {'vanilla':>8}"
     head += f" {short:>8}" if has_method else ""
     head += f" {'ceiling':>8}  {'gain (points)':>23}"
     head += f"  {'retraining (points)':>23}" if has_method else ""
     lines = [_wrap(title), head, "-" * len(head)]
-    for _, line in part.iterrows():
-        text = f"{show(line['eta_l']):>5} {show(line['eta_u']):>6}"
+    for (_, line), eta_l, eta_u in zip(part.iterrows(), *etas, strict=True):
+        text = f"{eta_l:>{wide[0]}} {eta_u:>{wide[1]}}"
         levels = ["teacher", "vanilla", *(["method_accuracy"] if has_method else []), "ceiling"]
         for level in levels:
             text += f" {_percent(number(line, level)):>8}"

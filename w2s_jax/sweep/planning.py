@@ -248,7 +248,7 @@ class Plan:
         heads = self.heads
         lines = [
             f"{self.num_configs} configurations on {len(self.pairs)} pair(s): "
-            + ", ".join(self.pairs),
+            + ", ".join([*list(self.pairs)[:4], *(["..."] if len(self.pairs) > 4 else [])]),
             f"{chunks} draws of unlabelled rows in {len(self.groups)} group(s)",
             f"{sum(heads.values())} distinct heads: "
             + ", ".join(f"{number} {name}" for name, number in heads.items()),
