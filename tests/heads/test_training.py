@@ -216,6 +216,33 @@ def test_the_order_of_an_epoch_does_not_depend_on_padding():
     np.testing.assert_array_equal(*orders)
 
 
+def likes_the_teachers_class(logits, inputs, step):
+    z = jnp.concatenate([jnp.zeros_like(logits), logits]) if len(logits) == 1 else logits
+    return jnp.argmax(z, axis=0) == jnp.argmax(inputs.teacher_probabilities, axis=-1)
+
+
+def test_checkpoints_end_with_the_head():
+    """The last checkpoint at which each row held, for heads of different numbers of steps."""
+    x, _ = problem(3)
+    probabilities = np.random.default_rng(1).dirichlet(np.ones(3), size=N)  # nothing to be learned
+    steps, every = (4, 11, 23), 3
+    rounds = Train(rule(holding=likes_the_teachers_class), "num_steps", record_every=every)
+    values = {"num_steps": steps, "learning_rate": 0.3, "student_l2": 0.01}
+    _, found = train(rounds, x, probabilities, **values)
+    path = reference_loop(
+        optax.adam(0.3), x, one_hot(probabilities), 0.01, [np.arange(N)] * max(steps)
+    )
+    centred, labels = x - x.mean(axis=0), probabilities.argmax(axis=1)
+    for head, num_steps in enumerate(steps):
+        expected = np.full(N, -1)
+        for checkpoint in range(num_steps // every + 1):
+            params = path[checkpoint * every]
+            chosen = (centred @ params[:, :-1].T + params[:, -1]).argmax(axis=1)
+            expected[chosen == labels] = checkpoint
+        assert np.array_equal(found.last_held[head, :N], expected)
+    assert len(set(expected)) > 3  # some lose their class on the way
+
+
 def test_early_stopping_keeps_the_best_parameters(float64):
     rng = np.random.default_rng(1)
     x, probabilities = problem(2, seed=3)

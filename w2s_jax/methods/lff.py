@@ -118,4 +118,5 @@ def rounds(options: Mapping[str, str]) -> tuple[Train]:
     return (Train(step, "num_steps", batch_size="batch_size", patience="patience"),)
 
 
-LFF = Method("lff", rounds, options=("pseudolabels", "optimizer"))
+# Version 1 fitted the biased head first.
+LFF = Method("lff", rounds, options=("pseudolabels", "optimizer"), version=2)
