@@ -10,6 +10,7 @@ OUT/BENCHMARK/BACKBONE_LAYER, ready for experiments/sweep.py.
 """
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,8 @@ def check_flags() -> tuple[dict[str, Path | None], dict[str, list[str]]]:
 
 def main() -> None:
     """Checks the flags, loads networks and listing, extracts, and prints where the caches are."""
+    # TFDS tells of everything that it loads, through this logger.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     weights, layers = check_flags()
     sizes = image_sizes()
     from w2s_jax.backbones.loading import load_backbone
