@@ -164,20 +164,25 @@ class Chunk:
 
     def requests(self) -> tuple[list[Request], list[Int[np.ndarray, " h"]]]:
         """One request per method and options, and the configurations it serves."""
+        return self._requests
+
+    @cached_property
+    def _requests(self) -> tuple[list[Request], list[Int[np.ndarray, " h"]]]:
         index = {key: i for i, key in enumerate(self.teachers)}
+        names = {m: tuple(sorted(get_method(m).options)) for m in {c.method for c in self.configs}}
         members: dict[tuple[Any, ...], list[int]] = {}
         for i, config in enumerate(self.configs):
-            options = tuple(sorted(config.options().items()))
+            options = tuple([getattr(config, name) for name in names[config.method]])
             members.setdefault((config.method, options), []).append(i)
         requests, served = [], []
-        for (name, options), positions in members.items():
+        for (name, values), positions in members.items():
             chosen = [self.configs[i] for i in positions]
-            method = get_method(name)
-            read = hyperparameters_of(method, options)
+            method, options = get_method(name), dict(zip(names[name], values, strict=True))
+            read = hyperparameters_of(method, tuple(options.items()))
             requests.append(
                 Request(
                     method,
-                    dict(options),
+                    options,
                     np.array([index[teacher_key(c)] for c in chosen]),
                     {n: np.array([getattr(c, n) for c in chosen], np.float64) for n in read},
                 )
