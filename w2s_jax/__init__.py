@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 from w2s_jax.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from w2s_jax.backbones.loading import load_backbone as load_backbone
     from w2s_jax.compilation import enable_compilation_cache as enable_compilation_cache
+    from w2s_jax.datasets import open_benchmark as open_benchmark
     from w2s_jax.errors import W2SError as W2SError
+    from w2s_jax.extraction import extract_image_features as extract_image_features
     from w2s_jax.features import FeatureSet as FeatureSet
     from w2s_jax.features import load_features as load_features
     from w2s_jax.features import load_predictions as load_predictions
@@ -42,8 +45,11 @@ if TYPE_CHECKING:
     from w2s_jax.theory import simulate as simulate
 
 _HOMES = {
+    "w2s_jax.backbones.loading": ("load_backbone",),
     "w2s_jax.compilation": ("enable_compilation_cache",),
+    "w2s_jax.datasets": ("open_benchmark",),
     "w2s_jax.errors": ("W2SError",),
+    "w2s_jax.extraction": ("extract_image_features",),
     "w2s_jax.features": (
         "FeatureSet",
         "load_features",

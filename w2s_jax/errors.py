@@ -1,11 +1,8 @@
 """Errors a user can cause; each says what was wrong, what was found and what to do."""
 
 import logging
-import struct
 import sys
-import zlib
 from collections.abc import Callable
-from typing import Any
 
 
 class W2SError(ValueError):
@@ -42,28 +39,6 @@ class Interrupted(W2SError):
     def __init__(self, message: str, exit_code: int):
         super().__init__(message)
         self.exit_code = exit_code
-
-
-def damaged_image_errors(pillow: Any) -> tuple[type[Exception], ...]:
-    """What Pillow's readers raise on damaged files.
-
-    Args:
-        pillow: its Image module.
-    """
-    return (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        IndexError,
-        KeyError,
-        TypeError,
-        OverflowError,
-        MemoryError,
-        struct.error,
-        zlib.error,
-        pillow.DecompressionBombError,
-    )
 
 
 def script(main: Callable[[], None]) -> Callable[[list[str]], None]:

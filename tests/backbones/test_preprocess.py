@@ -6,11 +6,10 @@ import pytest
 from w2s_jax.backbones.preprocess import (
     CLIP,
     HALF,
-    ImageError,
     Preprocessing,
     read_image,
-    to_rgb,
 )
+from w2s_jax.imaging import ImageError, to_rgb
 
 Image = pytest.importorskip("PIL.Image")
 

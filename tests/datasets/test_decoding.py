@@ -5,6 +5,7 @@ import pytest
 from image_files import random_image
 from PIL import Image
 
+from w2s_jax.backbones.preprocess import read_image
 from w2s_jax.datasets.archives import DatasetError
 from w2s_jax.datasets.decoding import check_images, decode_image, encode_png, read_content
 from w2s_jax.datasets.images import ImageRecord
@@ -69,11 +70,29 @@ def test_other_colour_modes_become_rgb(mode):
     np.testing.assert_allclose(found, np.asarray(grey)[..., None].repeat(3, -1), atol=2)
 
 
-def test_orientation_tags_are_not_applied():
+def test_one_rule_of_orientation_for_benchmarks_and_single_files(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6
-    content = encode(Image.fromarray(random_image(1, 8, 16)), "JPEG", exif=exif)
-    assert decode_image(content, "x").shape == (8, 16, 3)
+    exif[0x0112] = 6  # show rotated by 90 degrees clockwise
+    image = random_image(1, 8, 16)
+    content = encode(Image.fromarray(image), "PNG", exif=exif)
+    (tmp_path / "turned.png").write_bytes(content)
+    found = decode_image(content, "x")
+    np.testing.assert_array_equal(found, np.rot90(image, -1))
+    np.testing.assert_array_equal(found, np.asarray(read_image(tmp_path / "turned.png")))
+    np.testing.assert_array_equal(decode_image(content, "x", upright=False), image)
+
+
+def test_tags_that_cannot_be_read_turn_nothing():
+    image = Image.fromarray(random_image(1, 8, 16))
+    plain = decode_image(encode(image, "JPEG"), "x")
+    content = encode(image, "JPEG", exif=b"Exif\0\0no tags at all")
+    np.testing.assert_array_equal(decode_image(content, "x"), plain)
+
+
+def test_values_without_a_range_are_found_before_extraction():
+    content = encode(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF")
+    with pytest.raises(DatasetError, match="a: the range of floating point values is unknown"):
+        check_images([ImageRecord(content, "a", 0, "train")])
 
 
 def test_png_is_without_loss():

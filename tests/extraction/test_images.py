@@ -1,3 +1,5 @@
+import os
+import signal
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ from tests.extraction import tiny
 from w2s_jax.backbones.loading import load_backbone
 from w2s_jax.backbones.registry import BACKBONES
 from w2s_jax.datasets import DatasetError
+from w2s_jax.errors import Interrupted
 from w2s_jax.extraction import ExtractionError, extract_image_features, images, passes
 from w2s_jax.extraction.loading import geometry_of
 from w2s_jax.features import load_features
@@ -286,6 +289,33 @@ def test_features_that_cannot_be_stored(source, vit, tmp_path, monkeypatch, valu
     if value == 7e4:
         (made, _) = extract_image_features(source, vit, tmp_path / "wide", storage="float32")
         assert made.features[12, 3] == 7e4
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_waits_for_the_shard_and_says_how_to_go_on(vit, tmp_path, monkeypatch, number):
+    source, before = tiny.MemorySource(NUM_IMAGES), signal.getsignal(number)
+    whole = extract_image_features(source, vit, tmp_path / "whole", batch_size=6, shard_size=10)
+    original = type(source).read
+
+    def read(self, index):
+        if index == 5:
+            os.kill(os.getpid(), number)
+        return original(self, index)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(source), "read", read)
+        message = (
+            f"stopped by {signal.Signals(number).name} after 10 of 41 images; all of them are on "
+            "disk, start the same command again"
+        )
+        with pytest.raises(Interrupted, match=message) as stop:
+            extract_image_features(source, vit, tmp_path / "two", batch_size=6, shard_size=10)
+    assert stop.value.exit_code == 128 + number
+    assert signal.getsignal(number) is before
+    folder = tmp_path / "two" / "squares" / ".tiny_vit_cls.extracting"
+    assert [path.name.split("-")[1] for path in folder.glob("shard-*")] == ["000000"]
+    made = extract_image_features(source, vit, tmp_path / "two", batch_size=6, shard_size=10)
+    assert [f.fingerprint for f in made] == [f.fingerprint for f in whole]
 
 
 def test_bad_settings_fail_before_images_are_read(source, vit, tmp_path, monkeypatch):

@@ -1,9 +1,6 @@
 """Image files to arrays of 8-bit RGB, as the published processors make them.
 
-Decoding: the EXIF orientation is applied; palettes and gray values become RGB, CMYK by Pillow's
-plain formula without colour profiles; of 16-bit gray the high byte is kept, which is what Pillow
-does with 16-bit colour; an alpha channel is dropped, not blended. Resizing is Pillow's, on 8-bit
-values.
+Colour and orientation are those of `w2s_jax.imaging`. Resizing is Pillow's, on 8-bit values.
 """
 
 import dataclasses
@@ -13,15 +10,11 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from w2s_jax.errors import W2SError, damaged_image_errors
+from w2s_jax.imaging import ImageError, damaged_image_errors, to_rgb
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-
-
-class ImageError(W2SError):
-    """An image file cannot be decoded."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,36 +117,6 @@ def read_image(path: str | Path):
         raise ImageError(
             f"Image {path} {what} ({type(error).__name__}: {error}); copy it again or leave it out."
         ) from error
-
-
-def to_rgb(image):
-    """An 8-bit RGB image, upright.
-
-    Args:
-        image: A `PIL.Image.Image` of any mode.
-
-    Returns:
-        A `PIL.Image.Image` of mode RGB.
-
-    Raises:
-        ImageError: The image has no fixed range of values (floats, or integers beyond 16 bits).
-    """
-    from PIL import Image, ImageOps
-
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "RGB":
-        return image
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise ImageError(
-                f"gray values from {values.min()} to {values.max()} do not fit 16 bits; "
-                "convert the image to 8 bits."
-            )
-        image = Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
-    if image.mode == "F":
-        raise ImageError("the range of floating point values is unknown; convert to 8 bits.")
-    return image.convert("RGB")
 
 
 def _center_crop(pixels: np.ndarray, size: int) -> np.ndarray:

@@ -208,7 +208,8 @@ def _write_pair(out: Path, recipe: BgCocoRecipe, pair: Pair, folders: Folders) -
     """Writes a composite; returns its row of the manifest."""
     obj, scene_path = pair.object, path_inside(folders.scenes, pair.scene_file)
     content = read_content(path_inside(folders.images, obj.file_name))
-    photograph = decode_image(content, obj.file_name)
+    # Masks count pixels as they are stored.
+    photograph = decode_image(content, obj.file_name, upright=False)
     height, width, _ = photograph.shape
     if (height, width) != (obj.height, obj.width):
         raise DatasetError(

@@ -11,7 +11,7 @@ import numpy as np
 
 from w2s_jax.datasets.archives import DatasetError
 from w2s_jax.datasets.images import ImageRecord, StoredImage
-from w2s_jax.errors import damaged_image_errors
+from w2s_jax.imaging import damaged_image_errors, to_rgb
 
 # Bad images that an error or a warning names, the others are counted.
 NAMED_BAD_IMAGES = 5
@@ -37,12 +37,13 @@ def load_pillow() -> Any:
     return Image
 
 
-def decode_image(content: bytes, where: str) -> np.ndarray:
-    """An encoded image as RGB; orientation tags are not applied and transparency is dropped.
+def decode_image(content: bytes, where: str, *, upright: bool = True) -> np.ndarray:
+    """An encoded image as RGB, by the rule of `w2s_jax.imaging`.
 
     Args:
         content: A file that Pillow reads.
         where: Name of the image for errors.
+        upright: Whether an orientation tag is applied; False leaves pixels where they are stored.
 
     Returns:
         uint8 [H, W, 3].
@@ -50,7 +51,7 @@ def decode_image(content: bytes, where: str) -> np.ndarray:
     Raises:
         DatasetError: The content is damaged or no image, or Pillow is not installed.
     """
-    problem, image = _try_decode(content, lambda image: np.asarray(image.convert("RGB")))
+    problem, image = _try_decode(content, lambda image: np.asarray(to_rgb(image, upright=upright)))
     if image is None:
         raise DatasetError(f"{where} cannot be decoded ({problem}); copy or download it again.")
     return image
@@ -137,6 +138,8 @@ def _problem(image: str | bytes | StoredImage) -> str:
 def _decode_small(image: Any) -> np.ndarray:
     image.draft("RGB", (1, 1))
     image.load()
+    if image.mode == "F" or image.mode.startswith("I"):
+        to_rgb(image)  # whose range of values may be unknown
     return np.empty(0)
 
 

@@ -22,6 +22,7 @@ from w2s_jax.extraction.passes import Output, run_pass
 from w2s_jax.extraction.shards import ExtractionError, ShardFolder, refuse_other_settings
 from w2s_jax.features import FeatureSet, load_features, make_feature_set, save_features
 from w2s_jax.features.cache import is_cache
+from w2s_jax.interruption import Interruption
 
 STORAGE = ("float16", "float32")
 
@@ -59,6 +60,8 @@ def extract_image_features(
     Raises:
         ExtractionError: A setting is bad, features of other settings are in the way, a feature is
             not finite or does not fit the storage, or the disk refuses.
+        Interrupted: Ctrl-C or SIGTERM came; the shard under way was finished, and the same call
+            goes on after it.
         W2SError: An image cannot be read or the rows are inconsistent.
     """
     if isinstance(backbones, Backbone):
@@ -78,15 +81,17 @@ def extract_image_features(
                 shard_size=shard_size,
             )
             outputs.append(Output(backbone, layer, path, job, shards))
-        run_pass(
-            source,
-            outputs,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            storage=storage,
-            devices=devices,
-            progress=progress,
-        )
+        with Interruption() as interruption:
+            run_pass(
+                source,
+                outputs,
+                batch_size=batch_size,
+                num_workers=num_workers,
+                storage=storage,
+                devices=devices,
+                progress=progress,
+                interruption=interruption,
+            )
         for output in outputs:
             made = make_feature_set(
                 output.shards.assemble(),

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from absl import flags
 
-from w2s_jax.backbones.preprocess import ImageError, Preprocessing
+from w2s_jax.backbones.preprocess import Preprocessing
 from w2s_jax.errors import W2SError
+from w2s_jax.imaging import ImageError
 
 BLOCK_IMAGES = 16
 _BLOCKS_AHEAD = 2  # that each worker holds ready, beside the one it works on

@@ -18,6 +18,7 @@ from w2s_jax.extraction.forward import Forward
 from w2s_jax.extraction.loading import BLOCK_IMAGES, Block, Geometry, geometry_of, load_blocks
 from w2s_jax.extraction.metadata import ImageSource
 from w2s_jax.extraction.shards import ExtractionError, ShardFolder
+from w2s_jax.interruption import Interruption
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,6 +61,7 @@ def run_pass(
     storage: str,
     devices: Sequence[Any] | None,
     progress: bool,
+    interruption: Interruption,
 ) -> None:
     """Computes all shards that any output lacks, decoding each image once.
 
@@ -71,8 +73,10 @@ def run_pass(
         storage: float16 or float32.
         devices: JAX devices to compute on; default all local ones.
         progress: Whether to show a bar.
+        interruption: Asked after every shard.
 
     Raises:
+        Interrupted: A signal came; the shards before are committed.
         ExtractionError: A feature cannot be stored, or the disk refuses.
         W2SError: An image cannot be read.
     """
@@ -119,6 +123,9 @@ def run_pass(
                 check_storable(features[output.path], rows, source, output.path.name, storage)
             for output in needed:
                 output.shards.commit(shard, features[output.path])
+            left -= len(rows)
+            if left:
+                interruption.check(f"{len(source) - left} of {len(source)} images")
     finally:
         bar.close()
         loaded.close()

@@ -20,6 +20,7 @@ from w2s_jax.features.scaling import fit_scaling
 from w2s_jax.heads import Prepared
 from w2s_jax.heads.costs import default_budget
 from w2s_jax.heads.prepared import check_dtype, find_basis, prepare_in
+from w2s_jax.interruption import Interruption
 from w2s_jax.methods import get_method
 from w2s_jax.metrics import GroupedTest, grouped_test
 from w2s_jax.pipeline import (
@@ -35,7 +36,6 @@ from w2s_jax.splits import Draw, Pool
 from w2s_jax.sweep.devices import on_devices
 from w2s_jax.sweep.grid import Config, Grid
 from w2s_jax.sweep.hosts import own_share, this_process
-from w2s_jax.sweep.interruption import Interruption
 from w2s_jax.sweep.locations import Location, is_remote, location
 from w2s_jax.sweep.planning import (
     Chunk,

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM wait for the commit that is under way."""
+"""Ctrl-C and SIGTERM wait for the commit that is under way, of rows or of features."""
 
 import signal
 import sys
