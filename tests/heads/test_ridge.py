@@ -115,6 +115,21 @@ def test_factors_in_float32_answer_like_float64(n):
     assert np.asarray(heads.gradient_norm).max() < 1e-8
 
 
+@pytest.mark.parametrize("n", [200, 700], ids=["dual", "primal"])
+@pytest.mark.parametrize("units", [(1e-18, 1e-18), (1e12, 1e-18), (1e18, 1)], ids=str)
+def test_factors_in_float32_answer_alike_in_any_units(n, units):
+    # Squares of such features, and their products with such targets, leave the range of float32.
+    x, t = spectral_data(1, 1.0, d=300, n=900)
+    x, t = np.float32(units[0]) * x, np.float32(units[1]) * t
+    l2 = np.array([1e-4, 1e-3, 1e-2, 1]) * units[0] ** 2
+    heads = fit_ridge(x[:n], t[:n], l2=l2)
+    for i in range(4):
+        w, b, _ = svd_ridge(x[:n], t[:n], l2[i])
+        found = np.asarray(heads.w[i], np.float64)
+        assert np.linalg.norm(found - w) < 1e-6 * np.linalg.norm(w)
+        assert relative_error(x[700:], heads.w[i], heads.b[i], (w, b)) < 2e-6
+
+
 @pytest.mark.parametrize("n", [60, 65, 70])
 def test_prepared_features_cost_their_rounding(n):
     x, t = spectral_data(1, 1.0)

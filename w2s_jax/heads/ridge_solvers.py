@@ -183,14 +183,15 @@ def _centre(space: Space, sets: RowSets) -> _Centred:
 
 
 def _regular_gram(
-    space: Space, sets: RowSets, centred: _Centred, form: Form
+    space: Space, sets: RowSets, centred: _Centred, a: Array, form: Form
 ) -> tuple[Array, Array, Array]:
     """A'A or AA' without the null directions that are known beforehand; its scale and rank.
+
+    `a` has the centred rows, in any unit and type.
 
     Padded rows and constant columns get a pivot of their own, and so does the direction that
     centring removes from AA'. No right side has a part in them, so that no solution changes.
     """
-    a = centred.a.astype(np.float32) if form.single else centred.a
     gram = _product("nr,mr->nm", a, a) if form.dual else _product("nr,ns->rs", a, a)
     diagonal = jnp.diagonal(gram)
     empty = sets.share == 0 if form.dual else jnp.all(centred.a == 0, axis=0)
@@ -228,26 +229,36 @@ def _evaluate(centred: _Centred, w: Array, l2: Array) -> tuple[Array, Array]:
     return objective, jnp.sum(gradient**2, axis=0)
 
 
+def _largest(values: Array, axis: int | None) -> Array:
+    """Largest magnitude along an axis; one where all are zero."""
+    largest = jnp.max(jnp.abs(values), axis=axis)
+    return jnp.where(largest > 0, largest, 1.0)
+
+
 def _by_cholesky(space: Space, sets: RowSets, form: Form, dtype: DTypeLike) -> Solved:
     """One set: a Cholesky factor a penalty, and refinement on the rows in float64.
 
     The steps make up for the squared condition number of the normal equations, and for a factor in
-    float32; the size of the last tells how good it was.
+    float32; the size of the last tells how good it was. Factored and solved are numbers of at most
+    about one, so that float32 holds them whatever the caller's units.
     """
     centred = _centre(space, sets)
     a, l2 = centred.a, sets.l2[:, None]
     t = jnp.broadcast_to(centred.t, (len(a), len(sets.l2), centred.t.shape[2]))
-    gram, scale, rank = _regular_gram(space, sets, centred, form)
-    penalties = sets.l2.astype(gram.dtype)
+    unit = _largest(a, axis=None)
+    scaled = (a / unit).astype(np.float32 if form.single else a.dtype)
+    gram, scale, rank = _regular_gram(space, sets, centred, scaled, form)
+    penalties = (sets.l2 / unit**2).astype(gram.dtype)
     shifted = gram + penalties[:, None, None] * jnp.eye(len(gram), dtype=gram.dtype)
     factor = jax.lax.linalg.cholesky(shifted, symmetrize_input=False)
 
     def inverse(right: Array) -> Array:
         options = {"left_side": True, "lower": True}
-        right = right.astype(gram.dtype).transpose(1, 0, 2)
+        largest = _largest(right, axis=0)
+        right = (right / largest).astype(gram.dtype).transpose(1, 0, 2)
         half = jax.lax.linalg.triangular_solve(factor, right, **options)
         whole = jax.lax.linalg.triangular_solve(factor, half, transpose_a=True, **options)
-        return whole.transpose(1, 0, 2).astype(a.dtype)
+        return whole.transpose(1, 0, 2).astype(a.dtype) * (largest / unit**2)
 
     def improve(_: Any, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         # In the dual form alpha has the weights' place, and w = A' alpha.
@@ -278,7 +289,7 @@ def _by_eigenvectors(space: Space, sets: RowSets, form: Form, dtype: DTypeLike) 
     """One set: all penalties from one eigendecomposition, evaluated in its basis."""
     centred = _centre(space, sets)
     a, l2 = centred.a, sets.l2[:, None]
-    gram, _, rank = _regular_gram(space, sets, centred, form)
+    gram, _, rank = _regular_gram(space, sets, centred, a, form)
     dual = form.dual
     basis, values = jax.lax.linalg.eigh(gram, symmetrize_input=False)
 
