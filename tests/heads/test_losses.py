@@ -7,7 +7,7 @@ import pytest
 
 from tests.heads.reference import objective, one_hot, problem, scipy_minimum
 from w2s_jax.errors import HeadError
-from w2s_jax.heads import Loss, cross_entropy, fit_logistic, gce
+from w2s_jax.heads import STATUS_NAMES, Loss, cross_entropy, fit_logistic, gce
 from w2s_jax.heads.losses import loss_and_residual
 
 TIGHT = {"rtol": 1e-15, "atol": 1e-18}
@@ -113,6 +113,27 @@ def test_a_loss_of_ones_own(num_classes):
     x, y = problem(100, 5, num_classes)
     own = fit_logistic(x, y, l2=0.05, loss=Loss(plain_cross_entropy, convex=True), **TIGHT)
     np.testing.assert_allclose(own.w, fit_logistic(x, y, l2=0.05, **TIGHT).w, atol=1e-7)
+
+
+def not_a_number(logits, target, after):
+    """Cross entropy that is NaN as soon as the logits leave a ball."""
+    value = plain_cross_entropy(logits, target)
+    return jnp.where(jnp.sum(logits**2) > after, jnp.nan, value)
+
+
+@pytest.mark.parametrize("after", [-1.0, 0.1], ids=["start", "later"])
+def test_a_head_whose_loss_is_nan_says_so_and_touches_no_other(after):
+    x, y = problem(100, 5, 3)
+    x = x.astype(np.float32)
+    bounds = np.array([np.inf, after, np.inf])
+    heads = fit_logistic(x, y, l2=0.05, loss=Loss(not_a_number, params=(bounds,)))
+    sound = fit_logistic(x, y, l2=0.05, loss=Loss(not_a_number, params=(np.full(3, np.inf),)))
+    names = [STATUS_NAMES[code] for code in np.asarray(heads.status).tolist()]
+    assert names == ["converged", "stalled", "converged"]
+    assert np.isfinite(heads.w).all()
+    assert float(heads.gap[1]) > 1e-3  # What it reports is no minimum.
+    for got, expected in zip(heads, sound, strict=True):
+        assert np.array_equal(np.asarray(got)[[0, 2]], np.asarray(expected)[[0, 2]])
 
 
 @pytest.mark.parametrize("q", [0.0, -0.1, 1.1, np.nan, [0.5, 2.0]])

@@ -19,7 +19,6 @@ from w2s_jax.sweep.planning import Pair
 from w2s_jax.sweep.scoring import predict
 from w2s_jax.version import __version__
 
-MODELS = ("teacher", "ceiling", "student")
 HEAD_COLUMNS = ("status", "iterations", "gradient_norm", "objective", "gap")
 CALIBRATION_COLUMNS = ("negative_log_likelihood", "calibration_error")
 KEPT_COLUMNS = (
