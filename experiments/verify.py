@@ -25,7 +25,10 @@ def main() -> None:
         raise W2SError("nothing to check; give --run=DIR or --features=PATH")
     defects = []
     for run in runs:
-        found = verify_run(run)
+        try:
+            found = verify_run(run)
+        except W2SError as error:
+            found = [str(error)]
         if not found:
             parts, rows, aside = count_rows(run)
             more = f", {aside} damaged part(s) set aside earlier" if aside else ""

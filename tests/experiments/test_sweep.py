@@ -63,6 +63,19 @@ def test_sweep_then_report(files, tmp_path):
     assert (tmp_path / "run" / "report" / "index.html").is_file()
 
 
+def test_verify_goes_on_after_a_defect(files, tmp_path):
+    whole = SCRIPTS.parent / "tests" / "sweep" / "format_1"
+    ended = script("verify", f"--run={tmp_path},{whole}", f"--features={files}/weak.npz,none.npz")
+    assert ended.returncode == 1
+    lines = ended.stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        str(whole), f"{files}/weak.npz", "defect", "defect",
+    ]  # fmt: skip
+    assert "holds no sweep" in lines[2]
+    assert "none.npz" in lines[3]
+    assert not ended.stderr
+
+
 def test_partial_predictions_join_by_request(files, tmp_path):
     flags = (
         f"--teacher_predictions={files}/llm.csv",

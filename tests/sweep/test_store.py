@@ -123,6 +123,9 @@ def test_no_sweep_and_no_rows(tmp_path):
     Store(tmp_path / "new", {}, {})
     with pytest.raises(StoreError, match="no rows yet"):
         read_rows(tmp_path / "new")
+    (tmp_path / "new" / "rows" / "seen.parquet").symlink_to("gone")
+    with pytest.raises(StoreError, match="went away while it was read"):
+        read_rows(tmp_path / "new")
 
 
 def test_some_columns_only(sets, tmp_path):

@@ -357,13 +357,19 @@ def read_rows(run: str | Location, columns: Sequence[str] | None = None) -> pd.D
         columns: the columns to read; default all.
 
     Raises:
-        StoreError: if the directory holds no sweep, no rows, or a damaged part.
+        StoreError: if the directory holds no sweep, no rows, a damaged part, or one that went away.
     """
     read_manifest(run)
     parts = part_files(location(run) / "rows")
     if not parts:
         raise StoreError(f"{run} holds no rows yet; run the sweep to its first commit")
-    rows = pd.concat([read_part(part, columns) for part in parts], ignore_index=True)
+    try:
+        rows = pd.concat([read_part(part, columns) for part in parts], ignore_index=True)
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"a part of {run} went away while it was read ({reason(error)}): a sweep that runs "
+            "there has set it aside as damaged; read again"
+        ) from error
     if "key" in rows:
         # Where nothing can be locked, two processes may both have computed a row.
         rows = rows.drop_duplicates("key")
