@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import signal
 import subprocess
@@ -316,6 +317,16 @@ def test_a_signal_waits_for_the_shard_and_says_how_to_go_on(vit, tmp_path, monke
     assert [path.name.split("-")[1] for path in folder.glob("shard-*")] == ["000000"]
     made = extract_image_features(source, vit, tmp_path / "two", batch_size=6, shard_size=10)
     assert [f.fingerprint for f in made] == [f.fingerprint for f in whole]
+
+
+def test_rows_of_unknown_group_are_no_majority(vit, tmp_path):
+    source = tiny.MemorySource(12)
+    source.benchmark = dataclasses.replace(source.benchmark, attributes=(), minority_cells=None)
+    source.columns["minority"][2] = -1
+    with pytest.raises(ExtractionError, match="1 labelled rows of squares, such as 'image2.jpg'"):
+        extract_image_features(source, vit, tmp_path)
+    source.columns["label"][2] = -1  # of unlabelled rows it need not be known
+    assert extract_image_features(source, vit, tmp_path)[0].labels[2] == -1
 
 
 def test_bad_settings_fail_before_images_are_read(source, vit, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +12,8 @@ from scipy.special import log_softmax, softmax
 
 from tests.toy import toy_set
 from w2s_jax.features import FeaturePair, FeatureSet
+from w2s_jax.methods import RoundInputs
+from w2s_jax.methods.selected import teacher_uncertainty
 from w2s_jax.splits import Draw
 from w2s_jax.sweep import Grid, resolve_pairs, run
 from w2s_jax.sweep.planning import draw_request, plan_grid
@@ -187,3 +190,9 @@ def test_remedies_differ_from_vanilla_and_from_each_other(chains):
     objectives = rows.loc[["vanilla", *NAMES], "student_objective"].round(6)
     # At two classes the margin keeps what the entropy keeps; no two of these are alike.
     assert objectives.is_unique
+
+
+def test_the_teachers_confidence_orders_rows_that_round_to_certain():
+    p = jnp.array([[1, 1e-9, 0], [1e-12, 1, 1e-12], [0.2, 0.1, 0.7]], jnp.float32)
+    inputs = RoundInputs(p, jnp.zeros((3, 3)), jnp.ones(3, bool), {})
+    np.testing.assert_allclose(teacher_uncertainty(inputs), [1e-9, 2e-12, 0.3], rtol=1e-6)

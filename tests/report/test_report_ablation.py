@@ -217,7 +217,13 @@ def test_diagnostics_are_means_over_seeds(num_classes):
     by_group = {
         f"agreement_test_group_{g}": same[:, owner == g].mean(1) for g in range(len(groups))
     }
-    rows = rows.assign(agreement_test=same.mean(1), student_calibration_error=0.1, **by_group)
+    kept = {
+        "kept_pseudolabel_accuracy_majority": 0.9,
+        "kept_pseudolabel_accuracy_minority": 0.2,
+    }
+    rows = rows.assign(
+        agreement_test=same.mean(1), student_calibration_error=0.1, **kept, **by_group
+    )
     table = diagnostics_table(choose_hyperparameters(rows))
     keys = at(rows, "enhanced", eta_l=0.1, eta_u=0.3).index
     lines = table.query("method == 'enhanced' and eta_l == 0.1 and eta_u == 0.3").set_index("group")
@@ -233,6 +239,8 @@ def test_diagnostics_are_means_over_seeds(num_classes):
         for key, values in expected.items():
             assert lines.loc[name, key] == pytest.approx(values.mean()), (name, key)
     assert lines.loc["all", "calibration_error"] == pytest.approx(0.1)
+    assert lines.loc["all", "kept_pseudolabel_accuracy_majority"] == pytest.approx(0.9)
+    assert lines.loc["all", "kept_pseudolabel_accuracy_minority"] == pytest.approx(0.2)
     if num_classes == 2:
         old = rows.drop(columns=["agreement_test", *by_group])
         again = diagnostics_table(choose_hyperparameters(old))

@@ -118,4 +118,11 @@ def test_ranges_are_in_order():
         for ends in (published.balanced_labels, published.balanced_unlabelled):
             assert ends is None or 0 < ends[0] < ends[1] < 25
     assert find_published("imagenet9-release") is RANGES["imagenet9"]
-    assert find_published("reviews_vs_tweets") is None
+    assert find_published("waterbirds") is RANGES["waterbirds"]
+
+
+@pytest.mark.parametrize(
+    "name", ["reviews_vs_tweets", "imagenet9-only_fg-test", "bffhq-0.5pct-conflict", "bffhq"]
+)
+def test_nothing_is_published_of_other_test_sets(name):
+    assert find_published(name) is None

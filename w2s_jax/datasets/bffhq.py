@@ -45,7 +45,8 @@ def make_benchmark(ratio: str = "0.5pct", test: str = "all") -> ImageBenchmark:
 
 
 def _expected_counts(ratio: str, test: str) -> dict[str, int]:
-    # As papers quote them, by split only and for the one ratio that all of them use.
+    # From memory of papers, by split only and for the one ratio that all of them use; no archive
+    # was at hand to count.
     if ratio != "0.5pct":
         return {}
     return {"train": 19200, "val": 1000, **({"test": 1000} if test == "all" else {})}

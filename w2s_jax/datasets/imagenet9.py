@@ -36,6 +36,7 @@ VARIANTS = {
     "only_bg_b": False,
     "only_bg_t": False,
 }
+# About as many by its authors, exactly so from memory; no archive was at hand to count.
 TEST_IMAGES_PER_CLASS = 450
 _IMAGENET_ID = re.compile(r"n\d{8}_\d+")
 

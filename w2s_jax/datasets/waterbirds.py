@@ -22,6 +22,7 @@ BENCHMARK = ImageBenchmark(
     url="https://nlp.stanford.edu/data/dro/waterbird_complete95_forest2water2.tar.gz",
     citation="Sagawa, Koh, Hashimoto and Liang, Distributionally Robust Neural Networks for Group "
     "Shifts, ICLR 2020",
+    # Train as published, val and test from memory; no archive was at hand to count.
     expected_counts={
         "train": ((3498, 184), (56, 1057)),
         "val": ((467, 466), (133, 133)),

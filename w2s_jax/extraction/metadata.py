@@ -124,6 +124,13 @@ def row_fields(source: ImageSource) -> dict[str, Any]:
             "minority_cells": cells if cells is None else np.array(cells, bool),
         }
     else:
+        unknown = np.flatnonzero((columns["minority"] < 0) & (columns["label"] >= 0))
+        if len(unknown):
+            raise ExtractionError(
+                f"{len(unknown)} labelled rows of {benchmark.name}, such as "
+                f"{str(columns['id'][unknown[0]])!r}, have no attribute and are not said to be "
+                "minority or not; give one of both"
+            )
         fields["minority"] = columns["minority"] > 0
     sources = columns["source_id"]
     if (sources != "").any():

@@ -43,8 +43,10 @@ def student_margin(inputs: RoundInputs) -> Float[Array, " n"]:
 
 
 def teacher_uncertainty(inputs: RoundInputs) -> Float[Array, " n"]:
-    """One minus the teacher's largest probability."""
-    return 1 - jnp.max(inputs.teacher_probabilities, axis=-1)
+    """One minus the teacher's largest probability, as the sum of the others: it does not round."""
+    p = inputs.teacher_probabilities
+    is_top = jnp.arange(p.shape[-1]) == jnp.argmax(p, axis=-1)[:, None]
+    return jnp.sum(jnp.where(is_top, 0.0, p), axis=-1)
 
 
 def student_loss(inputs: RoundInputs) -> Float[Array, " n"]:
@@ -79,8 +81,9 @@ def student_entropy(inputs: RoundInputs) -> Float[Array, " n"]:
     return entropy_score(inputs.logits)
 
 
-def _method(name: str, weights: Function, oracle: bool = False) -> Method:
-
+def _method(
+    name: str, weights: Function, oracle: bool = False, version: int | None = None
+) -> Method:
     def rounds(options: Mapping[str, str]) -> tuple[Fit, ...]:
         retraining = Fit(
             targets=vanilla.PSEUDOLABELS[options["pseudolabels"]],
@@ -92,11 +95,12 @@ def _method(name: str, weights: Function, oracle: bool = False) -> Method:
         )
         return (*vanilla.rounds(options), retraining)
 
-    return Method(name, rounds, options=("pseudolabels",))
+    return Method(name, rounds, options=("pseudolabels",), version=version)
 
 
+# Version 1 of `enhanced_teacher` rounded the teacher's confidence to one.
 SELECTED = tuple(
-    _method(f"enhanced_{name}", keeps_lowest(score))
+    _method(f"enhanced_{name}", keeps_lowest(score), version=2 if name == "teacher" else None)
     for name, score in {
         "margin": student_margin,
         "teacher": teacher_uncertainty,

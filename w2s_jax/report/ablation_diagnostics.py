@@ -19,6 +19,8 @@ OF_ROWS = {
     "kept_count": "kept_count",
     "kept_minority_fraction": "kept_minority_fraction",
     "kept_pseudolabel_accuracy": "kept_pseudolabel_accuracy",
+    "kept_pseudolabel_accuracy_majority": "kept_pseudolabel_accuracy_majority",
+    "kept_pseudolabel_accuracy_minority": "kept_pseudolabel_accuracy_minority",
 }
 
 

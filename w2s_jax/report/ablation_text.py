@@ -42,7 +42,8 @@ JUDGED = (
     " pools or other backbones. Teacher and ceiling (the student on true labels, at vanilla's"
     " penalty) stand outside the families."
 )
-# Column of the diagnostics, heading on the terminal, heading on the page, whether it is a share.
+# Column of the diagnostics, heading on the terminal (none where it is on the page only), heading on
+# the page, whether it is a share.
 DIAGNOSTICS = (
     ("calibration_error", "ECE", "calibration error (ECE, 15 bins)", True),
     ("negative_log_likelihood", "NLL", "negative log-likelihood (nats)", False),
@@ -54,6 +55,8 @@ DIAGNOSTICS = (
     ("kept_count", "kept", "rows kept", False),
     ("kept_minority_fraction", "kept min", "minority among rows kept", True),
     ("kept_pseudolabel_accuracy", "kept ok", "pseudolabels right among rows kept", True),
+    ("kept_pseudolabel_accuracy_majority", "", "among majority rows kept", True),
+    ("kept_pseudolabel_accuracy_minority", "", "among minority rows kept", True),
 )
 
 
@@ -202,11 +205,12 @@ def diagnostic(line: Any, name: str, share: bool) -> str:
 
 
 def _diagnostics(part: pd.DataFrame, names: list[str], oracles: Collection[str]) -> str:
-    head = f"{'diagnostics (%)':20} " + " ".join(f"{title:>7}" for _, title, _, _ in DIAGNOSTICS)
+    shown = [entry for entry in DIAGNOSTICS if entry[1]]
+    head = f"{'diagnostics (%)':20} " + " ".join(f"{title:>7}" for _, title, _, _ in shown)
     lines = [head, "-" * len(head)]
     for name in names:
         mine = where(part, equals(part, "method", name) & equals(part, "group", ALL))
         if len(mine):
-            cells = [diagnostic(mine.iloc[0], key, share) for key, _, _, share in DIAGNOSTICS]
+            cells = [diagnostic(mine.iloc[0], key, share) for key, _, _, share in shown]
             lines.append(f"{_named(name, oracles)} " + " ".join(f"{text:>7}" for text in cells))
     return "\n".join(lines)

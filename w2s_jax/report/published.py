@@ -5,6 +5,7 @@ arXiv 2509.24005, ICLR 2026: relative improvement (%) of average accuracy, avera
 lowest and highest over those of the ten pairs of five backbones that are reported on a benchmark.
 """
 
+import re
 from typing import NamedTuple
 
 CITATION = "Liu, Dong and Lei, arXiv 2509.24005"
@@ -42,11 +43,16 @@ RANGES = {
     ),
 }
 
+# What may follow a benchmark's name: options that leave its test set as it is, or take a part of it
+# at random.
+OPTIONS = {"bffhq": r"[\d.]+pct", "imagenet9": "(release)?"}
+
 
 def find_published(benchmark: str) -> Published | None:
-    """What is published of a benchmark, by its name here.
+    """What is published of a benchmark, by its name here; None for other test sets than its own.
 
     >>> find_published("bffhq-0.5pct").title
     'BFFHQ'
     """
-    return RANGES.get(benchmark.partition("-")[0])
+    name, _, option = benchmark.partition("-")
+    return RANGES.get(name) if re.fullmatch(OPTIONS.get(name, ""), option) else None
