@@ -97,7 +97,7 @@ def test_npz_defects(npz, arrays, words):
     ("text", "words"),
     [
         ("prediction\n1\n", "lacks the column 'id'; found prediction"),
-        ("id\na\n", "give exactly one of predictions"),
+        ("id,label\na,1\n", "has the columns id, label; give either prediction"),
         ("id,prediction\na,yes\n", "prediction in"),
         ("id,probability_0,probability_2\na,1,0\n", "of the classes [0, 2]"),
         ("id,probability_0,probability_1\na,1,no\n", "a probability that is no number"),

@@ -155,6 +155,18 @@ def test_two_pairs_of_one_name(sets):
         resolve_pairs([sets, (other, sets[1])])
 
 
+def test_minority_cells_that_no_side_takes(sets):
+    with pytest.raises(GridError, match="minority_cells '7:9' would change nothing"):
+        resolve_pairs([sets], minority_cells="7:9")
+
+
+def test_a_memory_budget_in_words(sets):
+    grid = Grid(pairs=(sets,), eta_u=0.3, n_labelled=50, n_unlabelled=100)
+    assert run(grid, memory_budget="1GiB")["student_accuracy"].equals(run(grid)["student_accuracy"])
+    with pytest.raises(ValueError, match="memory_budget is a size such as 2GiB"):
+        run(grid, memory_budget="plenty")
+
+
 def test_unknown_shipped_name_lists_the_known_ones():
     with pytest.raises(ValueError, match="reviews_vs_tweets/minilm_last"):
         resolve_pairs(["reviews_vs_tweets/minilm_lst:reviews_vs_tweets/minilm_last"])

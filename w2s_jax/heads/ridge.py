@@ -37,8 +37,9 @@ from w2s_jax.heads.ridge_solvers import (
 )
 from w2s_jax.heads.status import CONVERGED, MINIMUM_NORM, NO_WEIGHT
 
-# Sets of rows are solved together up to this much work, which hides the cost of a call, and up to
-# this much memory. More would fill up batches in vain where sets are few.
+# Sets of rows are solved together up to this many, this much work, which hides the cost of a call,
+# and this much memory. More would fill up batches in vain where sets are few.
+BATCH_SETS = 32
 BATCH_FLOPS = {"cpu": 2e8, "other": 2e10}
 BATCH_BYTES = 2**29
 
@@ -233,9 +234,8 @@ class _Fits:
         solutions = shape.penalties * shape.columns
         entries = 3 * shape.rows * features + (shape.penalties + 3) * size**2
         entries += solutions * (2 * shape.rows + 4 * features)
-        useful = of_backend(BATCH_FLOPS) / work
-        least = max(1, int(min(useful, BATCH_BYTES / (8 * entries))))
-        return 2 ** (least.bit_length() - 1)
+        most = min(BATCH_SETS, of_backend(BATCH_FLOPS) / work, BATCH_BYTES / (8 * entries))
+        return 2 ** (max(1, int(most)).bit_length() - 1)
 
     def _launch(self, shape: _Shape, jobs: list[_Job], size: int) -> Solved:
         """Pads the jobs to the shape and starts to solve them; spare places repeat the first."""
@@ -244,7 +244,7 @@ class _Fits:
         l2 = np.empty((size, shape.penalties))
         groups = 1 if shape.shared else shape.penalties
         targets = np.zeros((size, shape.rows, groups, shape.columns))
-        for i, job in enumerate(jobs + jobs[:1] * (size - len(jobs))):
+        for i, job in enumerate(jobs):
             n = len(job.rows)
             rows[i], rows[i, :n], share[i, :n] = job.rows[0], job.rows, job.share
             l2[i], l2[i, : len(job.l2)] = job.l2[-1], job.l2
@@ -252,6 +252,8 @@ class _Fits:
             own = own[:, :, job.places].transpose(2, 0, 1, 3)
             own = own.reshape(n, own.shape[1], -1)
             targets[i, :n, : own.shape[1], : own.shape[2]] = own
+        for values in (rows, share, l2, targets):
+            values[len(jobs) :] = values[0]
         sets = RowSets(*jax.device_put((rows, share, targets, l2)))
         if shape.form is None:
             longest = max(*(len(job.rows) for job in jobs), self._space.x.shape[1])

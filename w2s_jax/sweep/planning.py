@@ -75,8 +75,13 @@ def _load_side(side: Any, teacher: bool, minority_cells: str | None, pool: str |
     text = str(side)
     if teacher and text.startswith(PREDICTIONS_PREFIX):
         return load_predictions(text.removeprefix(PREDICTIONS_PREFIX))
-    of_arrays = Path(text).suffix in (".npz", ".npy")
-    return load_features(text, minority_cells=minority_cells if of_arrays else None, pool=pool)
+    cells = minority_cells if _has_arrays(side) else None
+    return load_features(text, minority_cells=cells, pool=pool)
+
+
+def _has_arrays(side: Any) -> bool:
+    """Whether a side is a file of arrays, whose minority cells can be chosen."""
+    return isinstance(side, str | Path) and Path(side).suffix in (".npz", ".npy")
 
 
 def resolve_pairs(
@@ -99,7 +104,8 @@ def resolve_pairs(
         Pairs by name, in order.
 
     Raises:
-        GridError: where an entry is no pair, or two different pairs have one name.
+        GridError: where an entry is no pair, two different pairs have one name, or no side of a
+            pair takes `minority_cells`.
         FeatureError: where a side cannot be read, is damaged, or does not fit the other.
     """
     loaded: dict[Any, Any] = {}
@@ -110,6 +116,11 @@ def resolve_pairs(
             raise GridError(f"a pair is teacher:student or (teacher, student), found {entry!r}")
         if len(sides) != 2 or not all(isinstance(s, FeatureSet | Predictions) or s for s in sides):
             raise GridError(f"a pair is teacher:student, found {entry!r}")
+        if minority_cells is not None and not any(map(_has_arrays, sides)):
+            raise GridError(
+                f"minority_cells {minority_cells!r} would change nothing: both sides of {entry!r} "
+                "have cells of their own; leave it out, or give the features as .npz or .npy"
+            )
         both = []
         for side, is_teacher in zip(sides, (True, False), strict=True):
             key = (id(side) if isinstance(side, FeatureSet | Predictions) else side, is_teacher)

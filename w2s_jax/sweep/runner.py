@@ -18,7 +18,7 @@ from w2s_jax.errors import GridError
 from w2s_jax.features import FeatureSet, Predictions
 from w2s_jax.features.scaling import fit_scaling
 from w2s_jax.heads import Prepared
-from w2s_jax.heads.costs import default_budget
+from w2s_jax.heads.costs import default_budget, parse_bytes
 from w2s_jax.heads.prepared import check_dtype, find_basis, prepare_in
 from w2s_jax.interruption import Interruption
 from w2s_jax.methods import get_method
@@ -70,7 +70,7 @@ def run(
     out: str | Location | None = None,
     progress: bool = False,
     dtype: DTypeLike = np.float32,
-    memory_budget: int | None = None,
+    memory_budget: int | str | None = None,
     collect: bool = True,
     notes: Mapping[str, str] | None = None,
     keep_heads: Sequence[str] = (),
@@ -89,8 +89,8 @@ def run(
             where several processes share the work.
         progress: show a progress bar in heads.
         dtype: of the heads, float32 or float64 (needs ``jax_enable_x64``).
-        memory_budget: bytes that one batch of heads may take on the device beside the features;
-            default 40 % of the device's memory.
+        memory_budget: bytes that one batch of heads may take on the device beside the features, or
+            a size such as "2GiB"; default 40 % of the device's memory.
         collect: with `out`, read all rows at the end; False returns an empty frame, for runs whose
             rows are too many for memory.
         notes: texts to keep in `out`, by file name; another text gets a number.
@@ -106,6 +106,8 @@ def run(
         Interrupted: after the commit during which SIGINT or SIGTERM came.
     """
     check_dtype(dtype)
+    if isinstance(memory_budget, str):
+        memory_budget = parse_bytes(memory_budget)
     keep_heads = check_models(keep_heads)
     if keep_heads and out is None:
         raise GridError("heads are kept in a run directory; give out")
