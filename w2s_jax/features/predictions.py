@@ -202,8 +202,8 @@ def _from_csv(path: Path) -> dict[str, np.ndarray]:
     columns = read_csv(path, wanted | {name: (name,) for name in numbered.values()})
     if ("predictions" in columns) == bool(numbered):
         raise FeatureError(
-            f"{path} has the columns {', '.join(read_header(path))}; give either prediction (a class "
-            "a row) or probability_0, probability_1, ... (one a class)"
+            f"{path} has the columns {', '.join(read_header(path))}; give either prediction (a "
+            "class a row) or probability_0, probability_1, ... (one a class)"
         )
     require_keys(path, [*columns] if "ids" not in columns else ["id"], ["id"], "column")
     arrays = {"ids": np.array(columns["ids"], dtype=np.str_)}
