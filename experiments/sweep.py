@@ -35,6 +35,7 @@ from w2s_jax.sweep import (
 )
 from w2s_jax.sweep.axes import AXES
 from w2s_jax.sweep.runner import remaining
+from w2s_jax.sweep.saved_heads import check_models
 from w2s_jax.sweep.verification import count_rows
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Grid)}
@@ -91,6 +92,25 @@ def axis_values() -> dict[str, Any]:
     return values
 
 
+def chosen_pairs() -> tuple[Any, ...]:
+    """The pairs that the flags name, in one of three ways."""
+    if len(FLAGS.every_pair_of) == 1:
+        raise W2SError(f"--every_pair_of has {FLAGS.every_pair_of[0]} only; give two sets or more")
+    several = (*FLAGS.pairs, *itertools.permutations(FLAGS.every_pair_of, 2))
+    one = ("teacher_predictions", "teacher", "student")
+    given = [name for name in one if FLAGS[name].value != FLAGS[name].default]
+    if several and given:
+        raise W2SError(
+            f"--{given[0]} belongs to a single pair, and --pairs or --every_pair_of name others; "
+            "give one or the other"
+        )
+    if {"teacher_predictions", "teacher"} <= set(given):
+        raise W2SError("--teacher and --teacher_predictions both name a teacher; give one of them")
+    if FLAGS.teacher_predictions:
+        return ((f"predictions={FLAGS.teacher_predictions}", FLAGS.student),)
+    return several or ((FLAGS.teacher, FLAGS.student),)
+
+
 def settings() -> str:
     """All flags of this script that decide results, for ``--flagfile``."""
     elsewhere = ("out", "dry_run", "distributed", "coordinator", "num_processes", "process_id")
@@ -115,14 +135,9 @@ def main() -> None:
     processes = (FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
     if not FLAGS.dry_run and (FLAGS.distributed or processes != (None, None, None)):
         hosts.join(*processes)
-    teacher = FLAGS.teacher
-    if FLAGS.teacher_predictions:
-        teacher = f"predictions={FLAGS.teacher_predictions}"
-    if len(FLAGS.every_pair_of) == 1:
-        raise W2SError(f"--every_pair_of has {FLAGS.every_pair_of[0]} only; give two sets or more")
-    entries = (*FLAGS.pairs, *itertools.permutations(FLAGS.every_pair_of, 2))
+    keep_heads = check_models(FLAGS.save_heads or ())
     grid = Grid(
-        pairs=entries or ((teacher, FLAGS.student),),
+        pairs=chosen_pairs(),
         methods=tuple(FLAGS.methods or ()),
         eta_o=FLAGS.eta_o,
         **axis_values(),
@@ -147,7 +162,7 @@ def main() -> None:
         dtype=FLAGS.precision,
         memory_budget=budget,
         collect=False,
-        keep_heads=FLAGS.save_heads or (),
+        keep_heads=keep_heads,
         notes={} if jax.process_index() else {"flags.txt": settings()},
     )
     _, rows, _ = count_rows(FLAGS.out)

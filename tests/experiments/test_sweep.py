@@ -98,10 +98,13 @@ def test_partial_predictions_join_by_request(files, tmp_path):
         ("--n_unlabelled=1000000000", "infeasible draw"),
         ("--methods=enhance", "did you mean 'enhanced'"),
         ("--every_pair_of=a", "--every_pair_of has a only; give two sets or more"),
+        ("--teacher=a --pairs=b:c", "--teacher belongs to a single pair"),
+        ("--teacher=a --teacher_predictions=b.csv", "both name a teacher"),
+        ("--dry_run --save_heads=all", "unknown model 'all'; known: teacher"),
     ],
 )
 def test_wrong_flags_end_in_one_line(flag, message, tmp_path):
-    ended = script("sweep", f"--out={tmp_path}/run", flag)
+    ended = script("sweep", f"--out={tmp_path}/run", *flag.split())
     assert ended.returncode == 2
     assert message in ended.stderr
     assert ended.stderr.count("\n") == 1

@@ -240,7 +240,8 @@ def parse_axis(text: str, name: str) -> tuple[float | str, ...]:
         except (InvalidOperation, ValueError, IndexError):
             raise GridError(
                 f"--{name}: cannot read {entry!r}; give numbers such as 0.1,0.5, or ranges "
-                "start:stop:num or start:stop:num:log (both ends included: ten seeds are 0:9:10)"
+                "start:stop:num or start:stop:num:log (both ends included, and positive with log; "
+                "ten seeds are 0:9:10)"
             ) from None
         if log:
             spaced = np.geomspace(float(start), float(stop), num)
