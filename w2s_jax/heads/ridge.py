@@ -158,8 +158,8 @@ def _jobs(
 def _one_lapack_thread() -> threadpool_limits:
     """Keeps LAPACK to one thread.
 
-    Batches overlap: while one is stored, the next is solved. Threads of LAPACK itself would wait
-    for each other at every small step, on a busy machine for seconds.
+    Over many small factors its threads would wait for each other at every step, on a busy machine
+    for seconds; and batches overlap: while one is stored, the next is solved.
     """
     importlib.import_module("scipy.linalg.cython_lapack")  # What jaxlib will load and call.
     return threadpool_limits(1, user_api="blas")
@@ -207,7 +207,7 @@ class _Fits:
             for start in range(0, len(members), size)
         ]
         untrusted, running = [], None
-        with _one_lapack_thread() if len(parts) > 1 else contextlib.nullcontext():
+        with _one_lapack_thread() if len(jobs) > 1 else contextlib.nullcontext():
             for shape, batch, size in parts:
                 launched = batch, self._launch(shape, batch, size)
                 untrusted += self._store(*running) if running else []
