@@ -195,7 +195,7 @@ def _scaled(features: np.ndarray, pool: np.ndarray) -> np.ndarray:
 
 def write_chain(folder: Path, shape: ChainShape, recipe: Recipe) -> None:
     """Makes a chain problem: feature sets for the engine, scaled arrays and jobs for peers."""
-    from w2s_jax.sweep.planning import draw_request
+    from w2s_jax.sweep.chunks import draw_request
 
     names = EMBEDDED if shape.embedded else _synthetic_pair(folder, shape, recipe)
     grid = engine_grid(shape, names)

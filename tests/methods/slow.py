@@ -11,7 +11,8 @@ from scipy.special import log_softmax, softmax
 
 from tests.toy import toy_set
 from w2s_jax.sweep import Grid, resolve_pairs, run
-from w2s_jax.sweep.planning import draw_request, plan_grid
+from w2s_jax.sweep.chunks import draw_request
+from w2s_jax.sweep.planning import plan_grid
 
 DRAW = {
     "eta_l": 0.2,

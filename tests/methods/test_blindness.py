@@ -13,7 +13,7 @@ from w2s_jax.methods.rounds import hard_pseudolabels
 from w2s_jax.pipeline import Known, Request, StudentStage
 from w2s_jax.sweep import Grid, run
 from w2s_jax.sweep.axes import METHOD_OPTIONS
-from w2s_jax.sweep.planning import draw_request
+from w2s_jax.sweep.chunks import draw_request
 from w2s_jax.sweep.runner import _Runner
 
 OPTIONS = {axis.name: axis.choices for axis in METHOD_OPTIONS if axis.choices is not None}

@@ -27,7 +27,7 @@ from w2s_jax.methods.forgetting import forgetting_time, is_pseudolabel
 from w2s_jax.methods.rounds import hard_pseudolabels, soft_pseudolabels
 from w2s_jax.pipeline import Request, StudentStage
 from w2s_jax.sweep import Grid, plan_grid, resolve_pairs, run
-from w2s_jax.sweep.planning import draw_request
+from w2s_jax.sweep.chunks import draw_request
 
 DRAW = {"eta_l": 0.2, "eta_u": 0.4, "n_labelled": 60, "n_unlabelled": 120, "seeds": 3}
 TEACHER_L2, STUDENT_L2, RETRAIN_L2, KEPT, GCE_Q = 0.05, 0.02, 0.1, 0.4, 0.6

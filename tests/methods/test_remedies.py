@@ -16,7 +16,8 @@ from w2s_jax.methods import RoundInputs
 from w2s_jax.methods.selected import teacher_uncertainty
 from w2s_jax.splits import Draw
 from w2s_jax.sweep import Grid, resolve_pairs, run
-from w2s_jax.sweep.planning import draw_request, plan_grid
+from w2s_jax.sweep.chunks import draw_request
+from w2s_jax.sweep.planning import plan_grid
 
 COMMON = {
     "eta_l": 0.2,

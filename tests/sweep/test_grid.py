@@ -6,7 +6,8 @@ import pytest
 from tests.toy import toy_set
 from w2s_jax.errors import DrawError, FeatureError, GridError
 from w2s_jax.features import make_feature_set
-from w2s_jax.sweep import Config, Grid, parse_axis, plan_grid, resolve_pairs, run
+from w2s_jax.sweep import Config, Grid, parse_axis, plan_grid, predict, resolve_pairs, run
+from w2s_jax.sweep.chunks import draw_request
 from w2s_jax.sweep.rows import vanilla_of
 
 
@@ -126,6 +127,68 @@ def test_eta_o_is_the_benchmarks_own_fraction(sets):
     assert {vanilla_of(c).key(prints) for c in (found, *others)} <= keys
     given = Grid(pairs=(sets,), eta_l="eta_o", eta_o=0.2, n_labelled=50, n_unlabelled=100)
     assert plan_grid(given).groups[0].chunks[0].configs[0].eta_l == 0.2
+
+
+def test_a_grid_is_planned_as_the_list_of_its_configurations_is(sets):
+    grid = Grid(
+        pairs=(sets, (sets[1], toy_set("third", seed=3))),
+        eta_l=(0.2, "eta_o"),
+        eta_u=(0.3, 0.5),
+        n_labelled=(50, 40),
+        n_unlabelled=100,
+        feature_scaling=("rms", "none"),
+        class_prior=("equal", "pool"),
+        seeds=(0, 1, 5),
+        methods=("enhanced", "vanilla_trained"),  # the second one reads the seed
+    )
+    pairs = resolve_pairs(grid.pairs)
+    prints = {name: pair.fingerprints for name, pair in pairs.items()}
+    plans = plan_grid(grid, pairs), plan_grid(list(grid.configs(pairs)), pairs)
+    groups = [plan.groups for plan in plans]
+    assert len(groups[0]) == len(groups[1]) == 2 * 2 * 2 * 3
+    assert len({chunk.pattern for group in groups[0] for chunk in group.chunks}) == 2
+    for own, listed in zip(*groups, strict=True):
+        assert own.teachers == listed.teachers
+        for chunk, other in zip(own.chunks, listed.chunks, strict=True):
+            assert chunk.configs == other.configs
+            assert chunk.keys(prints) == [c.key(prints) for c in other.configs]
+            assert chunk.pattern.draw_requests == tuple(
+                dict.fromkeys(map(draw_request, other.configs))
+            )
+            both = zip(chunk.requests()[0], other.requests()[0], strict=True)
+            for request, expected in both:
+                assert request.method == expected.method
+                assert request.options == expected.options
+                assert request.teacher.tolist() == expected.teacher.tolist()
+                np.testing.assert_equal(request.hyperparameters, expected.hyperparameters)
+    assert plans[0].heads == plans[1].heads
+    assert predict(plans[0]).flops == predict(plans[1]).flops
+
+
+def test_keys_stay_what_they_are_in_stores():
+    assert config().key({"a:b": ("t", "s")}) == "732d636661a5dfaa3c83961e"
+    trained = config(
+        method="vanilla_trained",
+        optimizer="adam",
+        learning_rate=0.01,
+        num_steps=9,
+        batch_size=0,
+        patience=0,
+    )
+    assert trained.key({"a:b": ("t", "s")}) == "bcafe5ed9cfc9aa0dee3f6cf"
+
+
+def test_a_million_configurations_are_few_patterns(sets):
+    grid = Grid(
+        pairs=(sets,), eta_u=(0.3, 0.4), n_labelled=40, n_unlabelled=80, seeds=range(2000),
+        gce_q=np.linspace(0.01, 1, 124),
+    )  # fmt: skip
+    plan = plan_grid(grid)
+    assert plan.num_configs == 2 * 2 * 2000 * 125 == 10**6
+    assert (
+        len({id(c) for g in plan.groups for chunk in g.chunks for c in chunk.pattern.configs})
+        == 500
+    )
 
 
 def test_eta_o_must_be_given_where_there_is_none():

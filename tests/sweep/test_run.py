@@ -11,7 +11,7 @@ import w2s_jax
 from tests.toy import toy_set
 from w2s_jax.features import make_predictions
 from w2s_jax.sweep import Config, Grid, plan_grid, resolve_pairs, run
-from w2s_jax.sweep.planning import draw_request
+from w2s_jax.sweep.chunks import draw_request
 
 COMMON = {
     "eta_l": (0.2,),

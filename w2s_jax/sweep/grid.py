@@ -5,8 +5,8 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -24,8 +24,30 @@ from w2s_jax.sweep.axes import (
 )
 
 SCHEMA_VERSION = 1
+_GAP = "\0"
 # Axes on which the values that a method reads of its own axes may depend.
 _DECIDING = tuple({n: None for a in METHOD_NUMBERS for n in (a.defaults_to, a.at_most) if n})
+
+
+class Place(NamedTuple):
+    """Where a configuration is computed: what all that share its features and seed have in common.
+
+    Attributes:
+        pair: name of the teacher-student pair.
+        feature_scaling: of both sides.
+        class_prior: of the draws.
+        seed: of the draws.
+    """
+
+    pair: str
+    feature_scaling: str
+    class_prior: str
+    seed: int
+
+    def key_values(self, fingerprints: Mapping[str, tuple[str, str]]) -> tuple[str, ...]:
+        """What keys hash of it, in the order of `Config.key_pieces`."""
+        values = {**self._asdict(), "pair": fingerprints[self.pair]}
+        return tuple(json.dumps(values[name]) for name in sorted(values))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -179,12 +201,27 @@ class Config:
         Args:
             fingerprints: of each pair's teacher and student.
         """
+        return hash_key(self.key_pieces(), self.place.key_values(fingerprints))
+
+    @property
+    def place(self) -> Place:
+        """What it has in common with all that share its features and seed."""
+        return Place(self.pair, self.feature_scaling, self.class_prior, self.seed)
+
+    def key_pieces(self) -> tuple[str, ...]:
+        """What the key hashes before, between and after the texts of `Place.key_values`."""
         fields = {name: getattr(self, name) for name in _names()}
-        fields["pair"] = fingerprints[self.pair]
+        fields |= dict.fromkeys(Place._fields, _GAP)
         fields["schema"] = SCHEMA_VERSION
         given = {name: value for name, value in fields.items() if value is not None}
-        text = json.dumps(given, sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+        return tuple(json.dumps(given, sort_keys=True).split(json.dumps(_GAP)))
+
+
+def hash_key(pieces: tuple[str, ...], values: tuple[str, ...]) -> str:
+    """The key of a configuration from both its parts: a hash of one JSON text."""
+    (start, *others) = pieces
+    text = start + "".join(map("".join, zip(values, others, strict=True)))
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 @functools.cache
@@ -347,47 +384,65 @@ class Grid:
         Raises:
             GridError: where "eta_o" is asked of a pair that has none.
         """
+        read: dict[Any, list[dict[str, Any]]] = {}
+        for place in self.places(pairs):
+            yield from self.configs_at(place, pairs[place.pair], read)
+
+    def places(self, pairs: Iterable[str]) -> Iterator[Place]:
+        """Names of pairs with every feature scaling, class prior and seed."""
+        axes = pairs, self.feature_scaling, self.class_prior, self.seeds
+        return itertools.starmap(Place, itertools.product(*axes))
+
+    def configs_at(
+        self,
+        place: Place,
+        pair: Any,
+        read: dict[Any, list[dict[str, Any]]] | None = None,
+    ) -> Iterator[Config]:
+        """Those of `configs` at one place.
+
+        Args:
+            place: one of `places`.
+            pair: of its name.
+            read: what methods make of their axes, to be filled and used again.
+        """
+        read = {} if read is None else read
+        elsewhere, all_eta_l, all_eta_u = self.alike(place.pair, pair)
         # Every method is compared with vanilla, whose heads most methods begin with anyway.
-        methods = dict.fromkeys(("vanilla", *self.methods))
-        seen: set[tuple[Any, ...]] = set()
-        read: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-        common: Any = itertools.product(
-            pairs, self.feature_scaling, self.class_prior, self.seeds, self.n_labelled
-        )
-        for pair, scaling, prior, seed, n_labelled in common:
-            elsewhere = getattr(pairs[pair], "teacher_is_elsewhere", False)
-            for eta_l, eta_u, n_unlabelled, teacher_l2, student_l2, method in itertools.product(
-                self.eta_l,
-                self.eta_u,
-                self.n_unlabelled,
-                self.teacher_l2,
-                self.student_l2,
-                methods,
-            ):
-                base = {
-                    "pair": pair,
-                    "method": method,
-                    "seed": seed,
-                    "eta_l": None if elsewhere else self._resolve(eta_l, pairs[pair], pair),
-                    "eta_u": self._resolve(eta_u, pairs[pair], pair),
-                    "n_labelled": None if elsewhere else n_labelled,
-                    "n_unlabelled": n_unlabelled,
-                    "n_validation": 0 if elsewhere else self.n_validation,
-                    "teacher_l2": None if elsewhere else teacher_l2,
-                    "student_l2": student_l2,
-                    "feature_scaling": scaling,
-                    "class_prior": prior,
-                }
-                key = tuple(base.values())
-                if key in seen:
-                    continue
-                seen.add(key)
-                # What a method makes of its axes depends on these others alone.
-                decides = (method, *(base[name] for name in _DECIDING))
-                if decides not in read:
-                    read[decides] = self._as_method_reads(base)
-                for extra in read[decides]:
-                    yield Config(**base, **extra)
+        methods = tuple(dict.fromkeys(("vanilla", *self.methods)))
+        axes: dict[str, Sequence[Any]] = {
+            "n_labelled": (None,) if elsewhere else self.n_labelled,
+            "eta_l": all_eta_l,
+            "eta_u": all_eta_u,
+            "n_unlabelled": self.n_unlabelled,
+            "teacher_l2": (None,) if elsewhere else self.teacher_l2,
+            "student_l2": self.student_l2,
+            "method": methods,
+        }
+        common = {**place._asdict(), "n_validation": 0 if elsewhere else self.n_validation}
+        for values in itertools.product(*axes.values()):
+            base = {**common, **dict(zip(axes, values, strict=True))}
+            # What a method makes of its axes depends on these others alone.
+            decides = tuple(base[name] for name in ("method", *_DECIDING))
+            if decides not in read:
+                read[decides] = self._as_method_reads(base)
+            for extra in read[decides]:
+                yield Config(**base, **extra)
+
+    def alike(self, name: str, pair: Any) -> tuple[bool, tuple[Any, ...], tuple[Any, ...]]:
+        """What of a pair decides its configurations beside its name: equal for pairs alike.
+
+        Returns:
+            Whether its teacher comes from elsewhere, and the distinct minority fractions of the
+            labelled and of the unlabelled rows.
+
+        Raises:
+            GridError: where "eta_o" is asked of a pair that has none.
+        """
+        elsewhere = getattr(pair, "teacher_is_elsewhere", False)
+        all_eta_l = (None,) if elsewhere else (self._resolve(e, pair, name) for e in self.eta_l)
+        all_eta_u = (self._resolve(eta, pair, name) for eta in self.eta_u)
+        return elsewhere, tuple(dict.fromkeys(all_eta_l)), tuple(dict.fromkeys(all_eta_u))
 
     def _as_method_reads(self, base: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The distinct canonical values of the axes that belong to methods, for one method."""

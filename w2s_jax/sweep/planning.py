@@ -6,9 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float, Int
-
 from w2s_jax.errors import GridError
 from w2s_jax.features import (
     FeaturePair,
@@ -18,11 +15,11 @@ from w2s_jax.features import (
     load_predictions,
     pair,
 )
-from w2s_jax.methods import get_method
-from w2s_jax.pipeline import Request, count_heads
+from w2s_jax.pipeline import Request
 from w2s_jax.splits import Pool
 from w2s_jax.splits import Request as DrawRequest
-from w2s_jax.sweep.grid import Config, Grid, hyperparameters_of
+from w2s_jax.sweep.chunks import Chunk, Group, Pattern
+from w2s_jax.sweep.grid import Config, Grid, Place
 
 PREDICTIONS_PREFIX = "predictions="
 
@@ -137,97 +134,6 @@ def resolve_pairs(
     return pairs
 
 
-def draw_request(config: Config) -> DrawRequest:
-    """The rows that a configuration asks for."""
-    return DrawRequest(
-        eta_l=config.eta_l,
-        n_labelled=config.n_labelled,
-        eta_u=config.eta_u,
-        n_unlabelled=config.n_unlabelled,
-        n_validation=config.n_validation,
-    )
-
-
-TeacherKey = tuple[float | None, int | None, int, float | None]
-
-
-def teacher_key(config: Config) -> TeacherKey:
-    """What distinguishes the teachers of one group: labelled rows and penalty."""
-    return config.eta_l, config.n_labelled, config.n_validation, config.teacher_l2
-
-
-@dataclasses.dataclass(frozen=True)
-class Chunk:
-    """Configurations that share one draw of unlabelled rows; the unit of work and of commit.
-
-    Attributes:
-        configs: in grid order.
-        teachers: distinct teachers, in order of first appearance.
-    """
-
-    configs: tuple[Config, ...]
-    teachers: tuple[TeacherKey, ...]
-
-    @cached_property
-    def student_l2(self) -> Float[np.ndarray, " m"]:
-        """Distinct penalties of students, one ceiling each."""
-        return np.unique([config.student_l2 for config in self.configs])
-
-    def requests(self) -> tuple[list[Request], list[Int[np.ndarray, " h"]]]:
-        """One request per method and options, and the configurations it serves."""
-        return self._requests
-
-    @cached_property
-    def _requests(self) -> tuple[list[Request], list[Int[np.ndarray, " h"]]]:
-        index = {key: i for i, key in enumerate(self.teachers)}
-        names = {m: tuple(sorted(get_method(m).options)) for m in {c.method for c in self.configs}}
-        members: dict[tuple[Any, ...], list[int]] = {}
-        for i, config in enumerate(self.configs):
-            options = tuple([getattr(config, name) for name in names[config.method]])
-            members.setdefault((config.method, options), []).append(i)
-        requests, served = [], []
-        for (name, values), positions in members.items():
-            chosen = [self.configs[i] for i in positions]
-            method, options = get_method(name), dict(zip(names[name], values, strict=True))
-            read = hyperparameters_of(method, tuple(options.items()))
-            requests.append(
-                Request(
-                    method,
-                    options,
-                    np.array([index[teacher_key(c)] for c in chosen]),
-                    {n: np.array([getattr(c, n) for c in chosen], np.float64) for n in read},
-                )
-            )
-            served.append(np.array(positions))
-        return requests, served
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """Chunks that share features, scaling, class prior and seed, and so their teachers.
-
-    Attributes:
-        pair: name of the pair.
-        feature_scaling: of both sides.
-        class_prior: of the draws.
-        seed: of the draws.
-        chunks: those to run.
-        company: all that were planned together, those with rows already included.
-    """
-
-    pair: str
-    feature_scaling: str
-    class_prior: str
-    seed: int
-    chunks: tuple[Chunk, ...]
-    company: tuple[Chunk, ...]
-
-    @cached_property
-    def teachers(self) -> tuple[TeacherKey, ...]:
-        """Distinct teachers of the whole company."""
-        return tuple(dict.fromkeys(key for chunk in self.company for key in chunk.teachers))
-
-
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """All stages of a run.
@@ -243,7 +149,7 @@ class Plan:
     @cached_property
     def num_configs(self) -> int:
         """Result rows."""
-        return sum(len(c.configs) for g in self.groups for c in g.chunks)
+        return sum(c.num_configs for g in self.groups for c in g.chunks)
 
     @cached_property
     def heads(self) -> dict[str, int]:
@@ -253,8 +159,8 @@ class Plan:
             if not self.pairs[group.pair].teacher_is_elsewhere:
                 count["teachers"] += len(group.teachers)
             for chunk in group.chunks:
-                count["students"] += count_heads(chunk.requests()[0])
-                if chunk.configs[0].eta_u is not None:
+                count["students"] += chunk.pattern.num_heads
+                if chunk.eta_u is not None:
                     count["ceilings"] += len(chunk.student_l2)
         return count
 
@@ -281,46 +187,67 @@ def make_plan(configs: Sequence[Config], pairs: Mapping[str, Pair]) -> Plan:
 
     Raises:
         DrawError: for the first draw that its pool cannot serve.
-        GridError: for a configuration of an unknown pair.
+        GridError: for a configuration of an unknown pair, or whose method cannot run on its pair.
     """
-    by_group: dict[tuple[Any, ...], dict[tuple[Any, ...], list[Config]]] = {}
-    kinds: dict[tuple[str, str, bool], Config] = {}
+    by_place: dict[Place, list[Config]] = {}
     for c in configs:
         if c.pair not in pairs:
             raise GridError(f"unknown pair {c.pair!r}; known: {', '.join(pairs)}")
-        kinds.setdefault((c.pair, c.method, c.eta_u is None), c)
-        chunks = by_group.setdefault((c.pair, c.feature_scaling, c.class_prior, c.seed), {})
-        chunks.setdefault((c.eta_u, c.n_unlabelled), []).append(c)
-    for c in kinds.values():
-        _check_sight(c, pairs[c.pair])
-    requests: dict[tuple[str, str], dict[tuple[int, DrawRequest], None]] = {}
-    distinct = {
-        (c.pair, c.class_prior, c.seed, c.eta_l, c.eta_u)
-        + (c.n_labelled, c.n_unlabelled, c.n_validation): c
-        for c in configs
-    }
-    for c in distinct.values():
-        requests.setdefault((c.pair, c.class_prior), {})[c.seed, draw_request(c)] = None
-    for (name, prior), wanted in requests.items():
+        by_place.setdefault(c.place, []).append(c)
+    groups = [_group(place, _patterns(members)) for place, members in by_place.items()]
+    return _checked(groups, pairs)
+
+
+def _grid_plan(grid: Grid, pairs: Mapping[str, Pair]) -> Plan:
+    """`make_plan` of all configurations of a grid, made once for all places that repeat them."""
+    known: dict[Any, tuple[Pattern, ...]] = {}
+    groups = []
+    for place in grid.places(pairs):
+        alike = grid.alike(place.pair, pairs[place.pair])
+        if alike not in known:
+            known[alike] = _patterns(grid.configs_at(place, pairs[place.pair]))
+        groups.append(_group(place, known[alike]))
+    return _checked(groups, pairs)
+
+
+def _patterns(configs: Iterable[Config]) -> tuple[Pattern, ...]:
+    by_draw: dict[tuple[float | None, int], list[Config]] = {}
+    for c in configs:
+        by_draw.setdefault((c.eta_u, c.n_unlabelled), []).append(c)
+    return tuple(Pattern(tuple(members)) for members in by_draw.values())
+
+
+def _group(place: Place, patterns: Iterable[Pattern]) -> Group:
+    chunks = tuple(Chunk(pattern, place) for pattern in patterns)
+    return Group(*place, chunks, chunks)
+
+
+def _checked(groups: Sequence[Group], pairs: Mapping[str, Pair]) -> Plan:
+    """A plan whose methods can run on their pairs, and whose draws their pools can serve."""
+    seen = set()
+    for group in groups:
+        for chunk in group.chunks:
+            if (group.pair, chunk.pattern) not in seen:
+                seen.add((group.pair, chunk.pattern))
+                for request in chunk.requests()[0]:
+                    _check_sight(request, chunk.eta_u is None, pairs[group.pair])
+    wanted: dict[tuple[str, str], dict[tuple[int, DrawRequest], None]] = {}
+    for group in groups:
+        of_pool = wanted.setdefault((group.pair, group.class_prior), {})
+        of_pool.update(dict.fromkeys((group.seed, request) for request in group.draw_requests))
+    for (name, prior), of_pool in wanted.items():
         pool = pairs[name].pool(prior)
-        for request in dict.fromkeys(request for _, request in wanted):
+        for request in dict.fromkeys(request for _, request in of_pool):
             pool.check(request)
         if pairs[name].data.source_ids is not None:
-            for seed, request in sorted(wanted, key=lambda item: item[0]):
+            for seed, request in sorted(of_pool, key=lambda item: item[0]):
                 pool.draw(seed, request)  # only the draw itself tells which sources meet
-    groups = []
-    for (name, scaling, prior, seed), chunks in by_group.items():
-        made = tuple(
-            Chunk(tuple(members), tuple(dict.fromkeys(map(teacher_key, members))))
-            for members in chunks.values()
-        )
-        groups.append(Group(name, scaling, prior, seed, made, made))
     return Plan(dict(pairs), tuple(groups))
 
 
-def _check_sight(config: Config, pair: Pair) -> None:
+def _check_sight(request: Request, unlabelled: bool, pair: Pair) -> None:
     """Refuses methods that would look at labels which do not exist."""
-    method, options = get_method(config.method), config.options()
+    method, options = request.method, request.options
     if method.sees_labelled(options) and pair.teacher_is_elsewhere:
         raise GridError(
             f"method {method.name!r} trains on the rows that the teacher learned from, but the "
@@ -331,7 +258,7 @@ def _check_sight(config: Config, pair: Pair) -> None:
             f"method {method.name!r} trains on the teacher's features, but the teacher of "
             f"{pair.name} comes from elsewhere; leave the method out"
         )
-    if method.is_oracle(options) and config.eta_u is None:
+    if method.is_oracle(options) and unlabelled:
         raise GridError(
             f"method {method.name!r} is an oracle that sees true labels, but eta_u is unlabelled; "
             "leave the method out"
@@ -343,8 +270,7 @@ def plan_grid(
 ) -> Plan:
     """Resolves a grid's pairs and plans all its configurations (see `make_plan`)."""
     if isinstance(grid, Grid):
-        pairs = resolve_pairs(grid.pairs, join) if pairs is None else pairs
-        return make_plan(list(grid.configs(pairs)), pairs)
+        return _grid_plan(grid, resolve_pairs(grid.pairs, join) if pairs is None else pairs)
     if pairs is None:
         raise GridError("a list of configurations needs its pairs; pass pairs=resolve_pairs(...)")
     return make_plan(list(dict.fromkeys(c.canonical() for c in grid)), pairs)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +20,8 @@ from w2s_jax.heads.costs import (
 from w2s_jax.methods import Train
 from w2s_jax.methods.rounds import Round
 from w2s_jax.pipeline import plan_rounds, student_cost
-from w2s_jax.sweep.planning import Chunk, Plan
+from w2s_jax.sweep.chunks import Chunk
+from w2s_jax.sweep.planning import Plan
 
 # Share of the matrix product's peak that whole runs reach on draws of thousands of rows, and what
 # each draw costs beside its products (seconds): both from ``experiments/benchmark.py`` on 2 cores.
@@ -71,17 +72,30 @@ def _round_flops(
     )
 
 
-def _chunk_flops(chunk: Chunk, one: FitCost, teacher: FitCost) -> float:
-    """Of all heads of a chunk; `one` and `teacher` are of a head on either side's features."""
+def _chunk_cost(
+    chunk: Chunk, widths: tuple[int, int], num_classes: int, dtype: DTypeLike, budget: int
+) -> tuple[float, int]:
+    """Floating-point operations of all heads of a chunk, and the memory they take beside features.
+
+    Args:
+        chunk: whose pair, scaling, prior and seed do not matter.
+        widths: numbers of the student's and the teacher's features.
+        num_classes: c.
+        dtype: of the heads.
+        budget: bytes.
+    """
+    n = chunk.n_unlabelled
+    one, teacher = (student_cost(n, width, num_classes, dtype, num_heads=1) for width in widths)
+    most = student_cost(n, widths[0], num_classes, dtype, num_heads=chunk.num_configs)
     tasks, _, _ = plan_rounds(chunk.requests()[0])
     flops = 0.0
     for task in tasks:
         fit, num_heads = task.rounds[-1], len(task.origin)
         of_one = teacher if fit.on_teacher_features else one
         flops += fit.members * _round_flops(fit, task.values, num_heads, of_one)
-    if chunk.configs[0].eta_u is not None:
+    if chunk.eta_u is not None:
         flops += np.sum(expected_passes(chunk.student_l2, one.num_classes)) * one.flops_per_pass
-    return float(flops)
+    return float(flops), most.peak_bytes(most.heads_per_call(budget))
 
 
 def feature_bytes(plan: Plan, dtype: DTypeLike = np.float32) -> int:
@@ -150,6 +164,7 @@ def predict(
     check_memory(plan, dtype)
     budget = default_budget() if memory_budget is None else memory_budget
     flops, peak, draws = 0.0, 0, 0
+    costs: dict[Any, tuple[float, int]] = {}
     for group in plan.groups:
         data = plan.pairs[group.pair].data
         num_classes = data.student.num_classes
@@ -162,12 +177,11 @@ def predict(
                 one = FitCost(int(n_labelled or 0), teacher_width, num_classes, 1)
                 flops += float(expected_passes(np.array([l2]), num_classes)[0]) * one.flops_per_pass
         for chunk in group.chunks:
-            n = chunk.configs[0].n_unlabelled
-            one = student_cost(n, width, num_classes, dtype, num_heads=1)
-            teacher = student_cost(n, teacher_width, num_classes, dtype, num_heads=1)
-            flops += _chunk_flops(chunk, one, teacher)
-            most = student_cost(n, width, num_classes, dtype, num_heads=len(chunk.configs))
-            peak = max(peak, most.peak_bytes(most.heads_per_call(budget)))
+            sizes = (width, teacher_width), num_classes
+            if (chunk.pattern, *sizes) not in costs:
+                costs[chunk.pattern, *sizes] = _chunk_cost(chunk, *sizes, dtype, budget)
+            flops += costs[chunk.pattern, *sizes][0]
+            peak = max(peak, costs[chunk.pattern, *sizes][1])
             draws += 1
     seconds = flops / (SHARE_OF_PEAK * gemm_flops()) + SECONDS_PER_DRAW * draws
     if draws:

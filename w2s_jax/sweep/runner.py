@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import hashlib
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -33,20 +34,12 @@ from w2s_jax.pipeline import (
     teacher_probabilities,
 )
 from w2s_jax.splits import Draw, Pool
+from w2s_jax.sweep.chunks import Chunk, Group, Pattern, TeacherKey
 from w2s_jax.sweep.devices import on_devices
 from w2s_jax.sweep.grid import Config, Grid
 from w2s_jax.sweep.hosts import own_share, this_process
 from w2s_jax.sweep.locations import Location, is_remote, location
-from w2s_jax.sweep.planning import (
-    Chunk,
-    Group,
-    Pair,
-    Plan,
-    TeacherKey,
-    draw_request,
-    plan_grid,
-    teacher_key,
-)
+from w2s_jax.sweep.planning import Pair, Plan, plan_grid
 from w2s_jax.sweep.prediction import check_memory
 from w2s_jax.sweep.progress import Progress
 from w2s_jax.sweep.rows import (
@@ -206,11 +199,12 @@ def _without(plan: Plan, done: set[str], fingerprints: Mapping[str, tuple[str, s
     for group in plan.groups:
         chunks = []
         for chunk in group.chunks:
-            left = tuple(c for c in chunk.configs if c.key(fingerprints) not in done)
-            if len(left) == len(chunk.configs):
+            missing = [key not in done for key in chunk.keys(fingerprints)]
+            if all(missing):
                 chunks.append(chunk)
-            elif left:
-                chunks.append(Chunk(left, tuple(dict.fromkeys(map(teacher_key, left)))))
+            elif any(missing):
+                left = Pattern(tuple(itertools.compress(chunk.pattern.configs, missing)))
+                chunks.append(dataclasses.replace(chunk, pattern=left))
         if chunks:
             groups.append(dataclasses.replace(group, chunks=tuple(chunks)))
     return Plan(plan.pairs, tuple(groups))
@@ -392,11 +386,7 @@ class _Runner:
         pair = self._plan.pairs[group.pair]
         pool = self._pool(group.pair, group.class_prior)
         test = _grouped_test(pair, pool)
-        draws = {
-            request: pool.draw(group.seed, request)
-            for chunk in group.company
-            for request in dict.fromkeys(map(draw_request, chunk.configs))
-        }
+        draws = {request: pool.draw(group.seed, request) for request in group.draw_requests}
         validation = _Validation(draws, group)
         teachers, index = self._teachers(pair, group, draws, test, validation)
         return _Shared(pair, test, draws, validation, teachers, index)
@@ -490,7 +480,7 @@ class _Runner:
         """Trains one chunk's students and returns its rows."""
         pair, test, draws, validation, teachers, index = shared
         student = self._side(pair, group.feature_scaling, teacher=False)
-        rows = draws[draw_request(chunk.configs[0])].unlabelled
+        rows = draws[chunk.pattern.draw_requests[0]].unlabelled
         used = np.array([index[key] for key in chunk.teachers])
         probabilities = self._probabilities(pair, group, teachers, used, rows)
         data = pair.data
@@ -507,7 +497,7 @@ class _Runner:
             teacher_prepared=teacher_side,
         )
         trained = stage.train(requests)
-        has_truth = chunk.configs[0].eta_u is not None
+        has_truth = chunk.eta_u is not None
         ceilings = None
         if has_truth:
             task = Labelled(rows, chunk.student_l2)
@@ -519,10 +509,10 @@ class _Runner:
             right = pseudolabels == data.labels[rows]
             minority = data.minority[rows]
 
-        frames = []
+        frames, all_configs = [], chunk.configs
         behind: dict[str, list[tuple[Heads, np.ndarray]]] = {}
         for request, positions, result in zip(requests, served, trained, strict=True):
-            configs = [chunk.configs[i] for i in positions]
+            configs = [all_configs[i] for i in positions]
             slices = [validation.slices[(c.eta_l, c.n_labelled, c.n_validation)] for c in configs]
             scores = self._score(student, result.heads, data.labels, test, validation, rows)
             columns = teachers.columns("teacher", used[request.teacher], test, slices)
