@@ -51,7 +51,7 @@ def test_sweep_then_report(files, tmp_path):
     plan = script("sweep", out, pair, *SMALL, "--dry_run")
     assert "8 configurations" in plan.stdout, plan.stderr
     assert not (tmp_path / "run").exists()
-    swept = script("sweep", out, pair, *SMALL)
+    swept = script("sweep", out, pair, *SMALL, "--save_heads=student")
     assert swept.stdout.startswith("8 rows in"), swept.stderr
     assert not swept.stderr
     again = script("sweep", f"--flagfile={tmp_path}/run/flags.txt", f"--out={tmp_path}/again")
@@ -61,6 +61,18 @@ def test_sweep_then_report(files, tmp_path):
     reported = script("report", f"--run={tmp_path}/run")
     assert "page:" in reported.stdout, reported.stderr
     assert (tmp_path / "run" / "report" / "index.html").is_file()
+    cells = "--minority_cells=0:1,1:0"
+    evaluated = script("evaluate", f"--run={tmp_path}/run", f"--features={files}/strong.npz", cells)
+    assert f"8 rows in {tmp_path}/run/evaluation.csv" in evaluated.stdout, evaluated.stderr
+    found = pd.read_csv(tmp_path / "run" / "evaluation.csv", float_precision="round_trip")
+    found = found.set_index("key")
+    for name in ("student_accuracy", "student_worst_group_accuracy", "student_calibration_error"):
+        expected_values = expected.set_index("key").loc[found.index, name]
+        pd.testing.assert_series_equal(found[name], expected_values, check_exact=True)
+    refused = script("evaluate", f"--run={tmp_path}/run", f"--features={files}/strong.npz", cells,
+                     "--model=teacher")  # fmt: skip
+    assert refused.returncode == 2
+    assert "holds no teacher heads" in refused.stderr
 
 
 def test_verify_goes_on_after_a_defect(files, tmp_path):

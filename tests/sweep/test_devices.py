@@ -46,7 +46,7 @@ def main():
     sets = toy_set("weak", signal=0.5, seed=1), toy_set("strong", signal=1.2, seed=2)
     run(Grid(pairs=(sets,), eta_l=(0.2, 0.5), eta_u=(0.3, 0.5), n_labelled=60, n_unlabelled=120,
              student_l2=(0.01, 0.1), seeds=range(6)), out=out,
-        keep_heads=() if process else ("student",))
+        keep_heads=("student",))
     print(len(used))
 
 
@@ -83,16 +83,40 @@ def test_four_devices_share_the_work_and_change_no_bit(single, tmp_path):
     pd.testing.assert_frame_equal(
         read_rows(tmp_path / "run"), read_rows(single / "run"), check_exact=True
     )
-    # Their threads wrote the heads of all rows.
-    found = evaluate_heads(tmp_path / "run", toy_set("strong", signal=1.2, seed=2))
-    stored = read_rows(single / "run").set_index("key")["student_accuracy"]
-    assert found.set_index("key")["student_accuracy"].to_dict() == stored.to_dict()
+    check_heads(tmp_path / "run")  # which their threads wrote
+
+
+def check_heads(out):
+    """The kept heads are those of all rows, and have the stored metrics."""
+    found = evaluate_heads(out, toy_set("strong", signal=1.2, seed=2)).set_index("key")
+    stored = read_rows(out).set_index("key")
+    assert len(found) == len(stored)
+    columns = [name for name in found if name.startswith("student_") and name.endswith("accuracy")]
+    assert len(columns) == 10
+    pd.testing.assert_frame_equal(
+        found[columns], stored.loc[found.index, columns], check_exact=True
+    )
+    assert not list((out / "heads").glob(".*"))
 
 
 def free_port():
     with socket.socket() as s:
         s.bind(("localhost", 0))
         return s.getsockname()[1]
+
+
+def test_two_processes_keep_the_heads_of_all_rows(single, tmp_path):
+    address = f"localhost:{free_port()}"
+    assert all(
+        [
+            end(p)
+            for p in [start(tmp_path / "run", single / "cache", 1, address, str(i)) for i in (0, 1)]
+        ]
+    )
+    pd.testing.assert_frame_equal(
+        read_rows(tmp_path / "run"), read_rows(single / "run"), check_exact=True
+    )
+    check_heads(tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -117,3 +141,4 @@ def test_two_processes_share_the_work_and_one_that_died_is_made_up_for(single, t
     assert sum(before) == len(some)  # none of them was computed again
     pd.testing.assert_frame_equal(read_rows(out), expected, check_exact=True)
     assert verify_run(out) == []
+    check_heads(out)

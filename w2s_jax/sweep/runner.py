@@ -104,8 +104,6 @@ def run(
     keep_heads = check_models(keep_heads)
     if keep_heads and out is None:
         raise GridError("heads are kept in a run directory; give out")
-    if keep_heads and this_process().count > 1:
-        raise GridError("several processes cannot keep heads yet; run with one process")
     if keep_heads and is_remote(location(out)):
         raise GridError(f"heads are kept in local directories only, and {out} is none; give one")
     plan = plan_grid(grid, pairs)

@@ -11,6 +11,8 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
+import shutil
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +30,8 @@ from w2s_jax.heads.prepared import Basis, check_dtype, prepare_in
 from w2s_jax.metrics import GroupedTest, grouped_test
 from w2s_jax.pipeline import Heads
 from w2s_jax.sweep.axes import AXES
+from w2s_jax.sweep.head_writer import write_elsewhere
+from w2s_jax.sweep.hosts import this_process
 from w2s_jax.sweep.locations import Location, is_remote, location
 from w2s_jax.sweep.scoring import predict
 from w2s_jax.sweep.store import read_rows
@@ -92,18 +96,46 @@ def _is_no_chatter(record: logging.LogRecord) -> bool:
 
 def _save(path: Path, arrays: dict[str, Any], about: dict[str, Any]) -> None:
     """Writes a checkpoint, whole or not at all; one that is there already is the same."""
-    import orbax.checkpoint as ocp
-
     if path.exists():
         return
+    process = this_process()
+    temporary = path.with_name(f".{path.name}{process.suffix()}.tmp")
+    write = write_checkpoint if process.alone else write_elsewhere
+    write(path.absolute(), temporary.absolute(), arrays, about)
+
+
+def write_checkpoint(
+    path: Path, temporary: Path, arrays: dict[str, Any], about: dict[str, Any]
+) -> None:
+    """Writes a checkpoint, whole or not at all.
+
+    Args:
+        path: where it is to be. Where another process writes the same there, one of both stays.
+        temporary: where it is until then.
+        arrays: by name.
+        about: anything that JSON holds.
+
+    Raises:
+        StoreError: where it cannot be written.
+    """
+    import orbax.checkpoint as ocp
+
     made = ocp.args.Composite(
         arrays=ocp.args.StandardSave(arrays),  # pyright: ignore[reportCallIssue]
         about=ocp.args.JsonSave(about),  # pyright: ignore[reportCallIssue]
     )
     try:
+        shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
         with _checkpointer() as checkpointer:
-            checkpointer.save(path.absolute(), args=made)
+            checkpointer.save(temporary, args=made)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            if not path.exists():
+                raise
+            shutil.rmtree(temporary)
     except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise StoreError(f"cannot write heads to {path}: {error}; make room, go on") from error
 
 
