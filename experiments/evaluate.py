@@ -5,7 +5,7 @@
     python experiments/evaluate.py --run=runs/kept --features=SHIFTED --split=test --out=shifted.csv
 
 SHIFTED is a feature cache, or a file of arrays, of the backbone that the heads were trained on. On
-the run's own features every metric equals the stored one.
+the run's own features every accuracy equals the stored one, and calibration but for rounding.
 """
 
 from pathlib import Path

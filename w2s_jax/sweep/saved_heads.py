@@ -226,8 +226,8 @@ def evaluate_heads(
     """Evaluates the kept heads of a run on a feature set.
 
     The features go through the centring, scaling and rotation that the heads were trained in, whose
-    statistics are those of the run's own pool. On the run's own features the result equals the
-    stored metrics.
+    statistics are those of the run's own pool. On the run's own features accuracies equal the
+    stored ones, and calibration does but for rounding.
 
     Args:
         run: a run directory whose sweep kept heads (``--save_heads``).
