@@ -16,12 +16,13 @@ import pytest
 
 from tests.toy import toy_set
 from w2s_jax.errors import StoreError
-from w2s_jax.sweep import Grid, read_rows, run
+from w2s_jax.sweep import Grid, evaluate_heads, read_rows, run
 from w2s_jax.sweep.lock import Lock
 from w2s_jax.sweep.verification import count_rows, verify_run
 
 ROOT = Path(__file__).parents[2]
 FORMAT_1 = Path(__file__).parent / "format_1"
+FORMAT_2 = Path(__file__).parent / "format_2"
 SMALL = {"eta_l": 0.2, "eta_u": (0.3, 0.5), "n_labelled": 60, "n_unlabelled": 120}
 # A grid in a process of its own: 24 commits after one compilation.
 PROGRAM = """
@@ -175,6 +176,28 @@ def test_a_store_of_format_1_is_read_and_added_to(sets, tmp_path):
     assert kept[kept.columns.difference(old.columns)].isna().all(axis=None)
     assert len(rows) == 8
     assert json.loads((copy / "sweep.json").read_text())["format_version"] == 2
+
+
+def test_a_store_of_format_2_is_read_and_added_to_and_so_are_its_heads(sets, tmp_path):
+    old = read_rows(FORMAT_2)
+    assert old["method"].tolist() == ["enhanced", "vanilla"]
+    assert verify_run(FORMAT_2) == []
+    copy = Path(shutil.copytree(FORMAT_2, tmp_path / "run"))
+    before = {path: path.read_bytes() for path in copy.rglob("*/*") if path.is_file()}
+    # Vanilla alone: a new version of another method would rightly be refused.
+    grid = Grid(pairs=(sets,), seeds=(0, 1), methods="vanilla", **{**SMALL, "eta_u": 0.3})
+    rows = run(grid, out=copy, keep_heads=["student"])
+    assert {path: path.read_bytes() for path in before} == before
+    kept = rows[rows["key"].isin(old["key"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept[old.columns], old, check_exact=True)
+    assert len(rows) == 3
+    rows = rows.set_index("key")
+    for model, features in zip(("teacher", "student"), sets, strict=True):
+        found = evaluate_heads(copy, features, model=model).set_index("key")
+        assert set(found.index) == set(rows.index if model == "student" else old["key"])
+        # A prediction may flip where another machine rounds otherwise.
+        stored = rows.loc[found.index, f"{model}_accuracy"]
+        assert (found[f"{model}_accuracy"] - stored).abs().max() < 0.01
 
 
 def test_progress_is_on_disk(whole):
