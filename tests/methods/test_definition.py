@@ -1,23 +1,37 @@
 """Two definitions of a method under one name are told apart, and not mixed in one store."""
 
 import dataclasses
+import hashlib
 import importlib.util
+import inspect
+import pkgutil
 
 import pytest
 
+import w2s_jax.methods
 from tests.toy import toy_set
 from w2s_jax import Grid, run
 from w2s_jax.errors import StoreError
 from w2s_jax.methods import METHODS
+from w2s_jax.methods.definition import _normalised, source_digest
 
 CODE = '''
 """Vanilla on targets that may be reversed."""
+import functools
 from w2s_jax.methods.rounds import Fit, Method, hard_pseudolabels
 
 SHIFTS = {"by": 0}
 UNUSED = 1
 
 
+def counted(function):
+    @functools.wraps(function)
+    def wrapper(*args):
+        return function(*args[:1])
+    return wrapper
+
+
+@counted
 def helper(labels):
     """Shifts labels."""
     return (labels + SHIFTS["by"]) % 2  # two classes
@@ -86,3 +100,72 @@ def test_a_store_does_not_mix_definitions(tmp_path, monkeypatch):
     assert "give the method another name" in str(error.value)
     # Other methods go on there.
     run(Grid(pairs=(sets,), methods="vanilla", seeds=1, **axes), out=tmp_path / "run")
+
+
+# Version and code of every built-in method, and the code that several of them share.
+PINNED = {
+    "vanilla": "version 1, cf1db995a69f050f",
+    "enhanced": "version 1, f51d225f0e6c4191",
+    "enhanced_margin": "version 1, b2e82302b21ad6f9",
+    "enhanced_teacher": "version 2, 64af7cadca0cf2d2",
+    "enhanced_loss": "version 1, c86f33bd044e8163",
+    "enhanced_agreement": "version 1, da321d93d35e4508",
+    "enhanced_random": "version 1, c682971a7e9a5c2d",
+    "enhanced_forgetting": "version 1, 39993fe4df770d2a",
+    "product": "version 1, a6a6fe43d3405968",
+    "self_training": "version 1, e6c1c1e8876166b2",
+    "vanilla_trained": "version 1, 25da1adac8e683af",
+    "confidence": "version 1, 721f09aa994ad3a2",
+    "confidence_adaptive": "version 1, f90a61ee6b253ec6",
+    "label_smoothing": "version 1, 87defbeb1b938a33",
+    "bootstrap_hard": "version 1, 2791feff95e485fa",
+    "bootstrap_soft": "version 1, 11a7712e39d60fc2",
+    "entropy_minimisation": "version 1, 11e6cb722319263b",
+    "forward_correction": "version 1, 93a31d645db5b69a",
+    "backward_correction": "version 1, 3724393176acda0e",
+    "sinkhorn": "version 1, eef867496290ffc6",
+    "teacher_ensemble": "version 1, 1c7dc3945880f920",
+    "jtt": "version 1, 5ebc3cb70b222188",
+    "lff": "version 2, b87e4f3ce550c6c5",
+    "labelled": "version 1, c4e3ceaab24d9d45",
+    "labelled_and_pseudo": "version 1, c2a2eb6d76acf2ab",
+    "co_training": "version 1, c130c9371c673506",
+    "enhanced_oracle": "version 1, 3973afd4c0ba1e72",
+    "group_reweighted": "version 1, 65d7a541d6e6dc80",
+    "group_subsampled": "version 1, 00f3244cb57c0942",
+    "group_dro": "version 1, aac0313194f59ebf",
+    "dfr": "version 1, 69839f3fba8ee546",
+}
+SHARED = {
+    "balancing": "7149581cc04efebd",
+    "gradient": "8c5d597e09121a66",
+    "noise": "173b5b2befa78563",
+    "rounds": "6c333c4e771a8604",
+    "selection": "1359e14d91040020",
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_built_in_method_that_changed_has_a_new_version(name):
+    found = f"{METHODS[name].definition}, {source_digest(METHODS[name].rounds)}"
+    assert found == PINNED.get(name), (
+        f"the code of method {name!r} changed: if rows that are stored could come out otherwise, "
+        f"raise version=... of its Method, so that stores refuse to mix them; then pin {found!r}"
+    )
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_what_methods_share_changes_knowingly(name):
+    source = inspect.getsource(importlib.import_module(f"w2s_jax.methods.{name}"))
+    found = hashlib.blake2b(_normalised(source).encode(), digest_size=8).hexdigest()
+    assert found == SHARED[name], (
+        f"the code of methods/{name}.py changed: if stored rows of a method that uses it could "
+        f"come out otherwise, raise version=... of that Method; then pin {found!r}"
+    )
+
+
+def test_all_methods_are_pinned():
+    assert set(PINNED) == set(METHODS)
+    folder = pkgutil.iter_modules(w2s_jax.methods.__path__)
+    own = {METHODS[name].rounds.__module__.rpartition(".")[2] for name in METHODS}
+    assert set(SHARED) == {module.name for module in folder} - own - {"definition"}

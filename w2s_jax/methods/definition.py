@@ -16,7 +16,7 @@ def source_digest(function: Callable[..., Any]) -> str | None:
     """A hash of a function's code and of all in its module that it uses, directly or not.
 
     That is functions, classes, numbers and texts, also in lists and dicts. Comments, docstrings and
-    layout do not count. Nor does code of other modules.
+    layout do not count. Nor does code of other modules and of decorators.
 
     Returns:
         The hash; None where the source is not to be had, as in a Python prompt.
@@ -53,6 +53,7 @@ def _used(value: Any) -> Iterator[tuple[str, Any]]:
             if isinstance(member, types.FunctionType):
                 yield from _used(member)
         return
+    value = inspect.unwrap(value)
     code = [value.__code__]
     while code:
         own = code.pop()
