@@ -34,6 +34,7 @@ from w2s_jax.sweep import (
     run,
 )
 from w2s_jax.sweep.axes import AXES
+from w2s_jax.sweep.hosts import Process, own_share
 from w2s_jax.sweep.runner import remaining
 from w2s_jax.sweep.saved_heads import check_models
 from w2s_jax.sweep.verification import count_rows
@@ -129,6 +130,19 @@ def prediction(plan: Plan, budget: int | None) -> Prediction:
     return predict(plan, budget, FLAGS.precision, devices)
 
 
+def share(grid: Grid, plan: Plan) -> str:
+    """What of a dry run is this process's own, where the flags tell that there are others."""
+    count, index = FLAGS.num_processes, FLAGS.process_id
+    if not (count or FLAGS.distributed):
+        return ""
+    text = "this is what all processes compute together"
+    if count and index is not None:
+        own = remaining(grid, own_share(plan, Process(index, count)), FLAGS.out, FLAGS.precision)
+        chunks = sum(len(group.chunks) for group in own.groups)
+        text += f"; process {index} of {count}: {own.num_configs} configurations, {chunks} draws"
+    return text + "\n"
+
+
 def main() -> None:
     """Parses the axes, runs the grid, prints where the rows are."""
     jax.config.update("jax_enable_x64", FLAGS.precision == "float64")
@@ -152,6 +166,7 @@ def main() -> None:
         if left is not plan:
             print(f"{plan.num_configs - left.num_configs} rows of this grid are in {FLAGS.out}")
         print(f"{left.describe()}\n{prediction(left, budget).describe()}")
+        print(share(grid, plan), end="")
         return
     enable_compilation_cache(FLAGS.compilation_cache)
     run(

@@ -48,8 +48,11 @@ SMALL = ("--n_labelled=40", "--n_unlabelled=60", "--eta_u=0.3", "--seeds=0,1")
 def test_sweep_then_report(files, tmp_path):
     pair = f"--pairs={files}/weak.npz:{files}/strong.npz"
     out = f"--out={tmp_path}/run"
-    plan = script("sweep", out, pair, *SMALL, "--dry_run")
+    of_two = ("--num_processes=2", "--process_id=1")
+    plan = script("sweep", out, pair, *SMALL, "--dry_run", *of_two)
     assert "8 configurations" in plan.stdout, plan.stderr
+    own = "all processes compute together; process 1 of 2: 4 configurations, 1 draws\n"
+    assert plan.stdout.endswith(own)
     assert not (tmp_path / "run").exists()
     swept = script("sweep", out, pair, *SMALL, "--save_heads=student")
     assert swept.stdout.startswith("8 rows in"), swept.stderr

@@ -16,8 +16,10 @@ import pytest
 
 from tests.toy import toy_set
 from w2s_jax.errors import StoreError
-from w2s_jax.sweep import Grid, evaluate_heads, read_rows, run
+from w2s_jax.sweep import Grid, evaluate_heads, plan_grid, read_rows, run
 from w2s_jax.sweep.lock import Lock
+from w2s_jax.sweep.runner import remaining
+from w2s_jax.sweep.store import Store
 from w2s_jax.sweep.verification import count_rows, verify_run
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +110,35 @@ def test_a_disk_that_fails_to_read_is_no_damage(sets, copy, monkeypatch):
         with pytest.raises(StoreError, match=r"cannot read .* Input/output error; try again"):
             run(Grid(pairs=(sets,), seeds=(0, 1), **SMALL), out=copy)
     assert count_rows(copy) == (4, 8, 0)
+
+
+def test_a_folder_that_may_not_be_read_is_not_empty(sets, copy, monkeypatch):
+    grid = Grid(pairs=(sets,), seeds=(0, 1), **SMALL)
+    listdir = os.listdir
+
+    def refuses(path):
+        if Path(path).name == "rows":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listdir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", refuses)
+        for reads in (
+            lambda: run(grid, out=copy),
+            lambda: read_rows(copy),
+            lambda: verify_run(copy),
+            lambda: remaining(grid, plan_grid(grid), copy, "float32"),
+        ):
+            with pytest.raises(StoreError, match=r"cannot list .*rows: Permission denied"):
+                reads()
+    assert count_rows(copy) == (4, 8, 0)
+
+
+def test_a_new_directory_survives_a_power_cut(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr("w2s_jax.sweep.locations.sync_folder", synced.append)
+    Store(tmp_path / "runs" / "new", {}, {}).close()
+    assert {tmp_path, tmp_path / "runs", tmp_path / "runs" / "new"} <= set(synced)
 
 
 def test_rows_of_another_schema_are_not_mixed_in(sets, copy, monkeypatch):

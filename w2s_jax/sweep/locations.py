@@ -7,6 +7,8 @@ raises becomes an OSError.
 
 import contextlib
 import errno
+import fnmatch
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,9 +135,25 @@ def exists(path: Location) -> bool:
 
 
 def find(folder: Location, pattern: str) -> list[Location]:
-    """Files of a folder, by name."""
-    with remote_errors():
-        return sorted(folder.glob(pattern), key=lambda path: path.name)
+    """Files of a folder, by name; none where there is no folder."""
+    if is_remote(folder):
+        with remote_errors():
+            return sorted(folder.glob(pattern), key=lambda path: path.name)
+    try:
+        names = os.listdir(folder)  # unlike Path.glob, fails where it may not read
+    except FileNotFoundError:
+        return []
+    return [folder / name for name in sorted(names) if fnmatch.fnmatchcase(name, pattern)]
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those it lies in, so that they survive a power cut."""
+    missing = itertools.takewhile(lambda path: not path.exists(), (folder, *folder.parents))
+    parents = [path.parent for path in missing]
+    folder.mkdir(parents=True, exist_ok=True)
+    for parent in parents:
+        with contextlib.suppress(PermissionError):  # may write there, but not list
+            sync_folder(parent)
 
 
 def sync_folder(folder: Location) -> None:

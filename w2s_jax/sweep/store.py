@@ -20,6 +20,7 @@ from w2s_jax.sweep.locations import (
     exists,
     is_remote,
     location,
+    make_folder,
     read,
     reason,
     remote_errors,
@@ -110,7 +111,7 @@ class Store:
             self._locks.append(Lease(self.path, LOCK if process.alone else own, others))
             return
         try:
-            self._rows.mkdir(parents=True, exist_ok=True)
+            make_folder(self._rows)
         except OSError as error:
             raise StoreError(
                 f"cannot make {self._rows}: {error.strerror}; choose another --out"
@@ -226,9 +227,9 @@ def stored_keys(
     try:
         if not exists(path):
             return set()
+        merged(path, _pinned(fingerprints), settings)
     except OSError as error:
         raise StoreError(f"cannot read {path}: {reason(error)}; try again when it can") from error
-    merged(path, _pinned(fingerprints), settings)
     return _keys(path / "rows", aside=False)
 
 
