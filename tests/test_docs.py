@@ -1,10 +1,13 @@
 """The Python blocks of README.md and BUILD.md run, in order and in one namespace a file."""
 
 import re
+import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+import w2s_jax
 from w2s_jax.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
@@ -29,6 +32,23 @@ def test_blocks_run(name, num_blocks, tmp_path, monkeypatch):
         METHODS.update(known)
 
 
+@pytest.mark.reference
+def test_data_frames_and_duckdb_merge_runs_alike(tmp_path, monkeypatch):
+    duckdb = pytest.importorskip("duckdb")
+    monkeypatch.chdir(tmp_path)
+    for name, kept in (("a", "format_1"), ("b", "format_2")):  # of other columns, and of one grid
+        shutil.copytree(ROOT / "tests" / "sweep" / kept, tmp_path / "runs" / name)
+    readme = (ROOT / "README.md").read_text()
+    (call,) = re.findall(r"`(pandas\.concat\(.*?)`", readme)
+    merged = eval(call, {"pandas": pd, "w2s_jax": w2s_jax})
+    (query,) = re.findall(r"^```sql\n(.*?)^```", readme, re.M | re.S)
+    found = duckdb.sql(query).fetchall()
+    groups = merged.groupby("method")["student_accuracy"]
+    assert [(m, n) for m, _, n in found] == list(groups.size().items())
+    assert [mean for _, mean, _ in found] == pytest.approx(groups.mean().tolist())
+    assert len(merged) < len(w2s_jax.read_rows("runs/a")) + len(w2s_jax.read_rows("runs/b"))
+
+
 def test_scripts_that_the_docs_name_exist():
     for name in ("README.md", "BUILD.md"):
         for script in re.findall(r"experiments/\w+\.py", (ROOT / name).read_text()):
@@ -36,8 +56,6 @@ def test_scripts_that_the_docs_name_exist():
 
 
 def test_every_column_is_documented(tmp_path):
-    import w2s_jax
-
     grid = w2s_jax.Grid(
         pairs="reviews_vs_tweets/minilm_embeddings:reviews_vs_tweets/minilm_last",
         eta_l=0.5,
