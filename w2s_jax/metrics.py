@@ -1,6 +1,7 @@
 """Accuracy by group, its averages, and what weak-to-strong training gains."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -44,10 +45,8 @@ class GroupedTest:
             correct: whether each head is right on each test row, in the order of `rows`.
         """
         edges = np.concatenate([[0], np.cumsum(self.counts)])
-        cumulative = np.concatenate(
-            [np.zeros((len(correct), 1), np.int64), np.cumsum(correct, axis=1)], axis=1
-        )
-        hits = cumulative[:, edges[1:]] - cumulative[:, edges[:-1]]
+        groups = itertools.pairwise(edges)
+        hits = np.stack([np.count_nonzero(correct[:, a:b], axis=1) for a, b in groups], axis=1)
         return np.where(self.counts > 0, hits / np.maximum(self.counts, 1), np.nan)
 
     def averages(self, by_group: Float[np.ndarray, "h g"]) -> dict[str, Float[np.ndarray, " h"]]:

@@ -13,7 +13,7 @@ from w2s_jax.heads import Prepared
 from w2s_jax.heads.status import STATUS_NAMES
 from w2s_jax.metrics import AVERAGES, GroupedTest, pgr
 from w2s_jax.pipeline import Heads
-from w2s_jax.sweep.axes import AXES, METHOD_OPTIONS
+from w2s_jax.sweep.axes import AXES, Axis
 from w2s_jax.sweep.grid import SCHEMA_VERSION, Config
 from w2s_jax.sweep.planning import Pair
 from w2s_jax.sweep.scoring import predict
@@ -21,6 +21,8 @@ from w2s_jax.version import __version__
 
 HEAD_COLUMNS = ("status", "iterations", "gradient_norm", "objective", "gap")
 CALIBRATION_COLUMNS = ("negative_log_likelihood", "calibration_error")
+# What a configuration's vanilla one reads, but for its method.
+_SHARED = (*(axis.name for axis in AXES if not axis.of_methods), "pseudolabels")
 KEPT_COLUMNS = (
     "kept_count",
     "kept_minority_fraction",
@@ -228,21 +230,35 @@ def describe_groups(test: GroupedTest) -> str:
     return json.dumps(groups)
 
 
-def assemble(
-    configs: Sequence[Config], pair: Pair, test: GroupedTest, columns: dict[str, Any]
-) -> pd.DataFrame:
-    """Result rows of configurations that share a pair, identity and axes first.
+class Part(NamedTuple):
+    """Rows of one request of a chunk.
+
+    Attributes:
+        configs: one a row.
+        columns: metrics, one value a row each, or one for all rows.
+    """
+
+    configs: Sequence[Config]
+    columns: Mapping[str, Any]
+
+
+def assemble(parts: Sequence[Part], pair: Pair, test: GroupedTest) -> pd.DataFrame:
+    """Result rows of a chunk, identity and axes first; they are keyed and typed all at once.
 
     Args:
-        configs: one a row.
-        pair: their pair.
+        parts: part after part, all with the same columns.
+        pair: of all configurations.
         test: the grouped test rows.
-        columns: metrics, one value a row each.
     """
+    configs = [config for part in parts for config in part.configs]
     fingerprints = {pair.name: pair.fingerprints}
+    vanilla_keys: dict[tuple[Any, ...], str] = {}
+    for config in configs:
+        if (shared := _shared_with_vanilla(config)) not in vanilla_keys:
+            vanilla_keys[shared] = vanilla_of(config).key(fingerprints)
     identity = {
         "key": [c.key(fingerprints) for c in configs],
-        "vanilla_key": [vanilla_of(c).key(fingerprints) for c in configs],
+        "vanilla_key": [vanilla_keys[_shared_with_vanilla(c)] for c in configs],
         "schema_version": SCHEMA_VERSION,
         "method": [c.method for c in configs],
         "pair": pair.name,
@@ -251,23 +267,41 @@ def assemble(
         "teacher_fingerprint": pair.fingerprints[0],
         "student_fingerprint": pair.fingerprints[1],
         "package_version": __version__,
-        **{axis.name: [getattr(c, axis.name) for c in configs] for axis in AXES},
+        **{axis.name: _axis_column(axis, configs) for axis in AXES},
         "groups": describe_groups(test),
         **{f"test_count_group_{g}": int(n) for g, n in enumerate(test.counts)},
     }
-    rows = pd.DataFrame({**identity, **columns})
-    ceiling = rows["ceiling_accuracy"].to_numpy(np.float64)
-    teacher = rows["teacher_accuracy"].to_numpy(np.float64)
-    student = rows["student_accuracy"].to_numpy(np.float64)
-    rows["pgr"] = pgr(student, teacher, ceiling, int(test.counts.sum()))
-    return rows.astype(_axis_types())
+    columns = {name: _one_after_another(name, parts) for name in parts[0].columns}
+    accuracies = (columns[f"{model}_accuracy"] for model in ("student", "teacher", "ceiling"))
+    columns["pgr"] = pgr(*accuracies, num_test=int(test.counts.sum()))
+    return pd.DataFrame(identity | columns)
 
 
-def _axis_types() -> dict[str, str]:
-    """Types of the columns whose values may be missing."""
-    numbers = [a.name for a in AXES if a.choices is None and (a.of_methods or not a.integer)]
-    options = [a.name for a in METHOD_OPTIONS]
-    return {**dict.fromkeys(numbers, "float64"), **dict.fromkeys(options, "str")}
+def _one_after_another(name: str, parts: Sequence[Part]) -> Any:
+    """A column of all parts."""
+    values = [
+        np.broadcast_to(column, len(part.configs)) if np.ndim(column) == 0 else column
+        for part in parts
+        for column in (part.columns[name],)
+    ]
+    if all(isinstance(column, np.ndarray) for column in values):
+        return np.concatenate(values)
+    return [value for column in values for value in column]
+
+
+def _axis_column(axis: Axis, configs: Sequence[Config]) -> Any:
+    """An axis's values; where some may be missing, as floats or strings."""
+    values = [getattr(config, axis.name) for config in configs]
+    if axis.choices is not None:
+        return pd.array(values, dtype="str") if axis.of_methods else values
+    if axis.of_methods or not axis.integer:
+        return np.array([np.nan if value is None else value for value in values], np.float64)
+    return values
+
+
+def _shared_with_vanilla(config: Config) -> tuple[Any, ...]:
+    """What of a configuration its vanilla one depends on."""
+    return tuple(getattr(config, name) for name in _SHARED)
 
 
 def vanilla_of(config: Config) -> Config:

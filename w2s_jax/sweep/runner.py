@@ -43,6 +43,7 @@ from w2s_jax.sweep.planning import Pair, Plan, plan_grid
 from w2s_jax.sweep.prediction import check_memory
 from w2s_jax.sweep.progress import Progress
 from w2s_jax.sweep.rows import (
+    Part,
     Scores,
     agreement_columns,
     assemble,
@@ -507,7 +508,7 @@ class _Runner:
             right = pseudolabels == data.labels[rows]
             minority = data.minority[rows]
 
-        frames, all_configs = [], chunk.configs
+        parts, all_configs = [], chunk.configs
         behind: dict[str, list[tuple[Heads, np.ndarray]]] = {}
         for request, positions, result in zip(requests, served, trained, strict=True):
             configs = [all_configs[i] for i in positions]
@@ -531,9 +532,9 @@ class _Runner:
             columns |= agreement_columns(*own, pseudolabels[request.teacher], test, slices)
             own_right = None if right is None else right[request.teacher]
             columns |= kept_columns(result.kept, result.index, own_right, minority)
-            frames.append(assemble(configs, pair, test, columns))
+            parts.append(Part(configs, columns))
         self._count(stage.num_fitted + (0 if ceilings is None else len(chunk.student_l2)))
-        rows = pd.concat(frames, ignore_index=True)
+        rows = assemble(parts, pair, test)
         if self._keep is not None:
             self._keep(rows["key"].tolist(), self._heads_behind(pair, group, behind))
         return rows

@@ -8,11 +8,16 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from w2s_jax.heads import Prepared
+from w2s_jax.heads.buckets import of_backend
 from w2s_jax.heads.costs import default_budget
 from w2s_jax.heads.lbfgs import logits_on_rows
-from w2s_jax.pipeline import MAX_BATCH, Heads, batches, pad_rows
+from w2s_jax.pipeline import Heads, batches, pad_rows
 
 NUM_BINS = 15
+# Heads that are scored in one call, and whose bins are filled together: on a CPU few enough that
+# their numbers stay in its caches.
+BATCH = {"cpu": 128, "other": 512}
+BINNED = {"cpu": 1, "other": 512}
 
 
 class Predicted(NamedTuple):
@@ -55,8 +60,7 @@ def predict(
     Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
     """
     num_heads, num_logits = heads.params.shape[:2]
-    smallest = np.min_scalar_type(-max(num_logits, 2))  # signed
-    classes = np.empty((num_heads, len(rows)), smallest)
+    classes = np.empty((num_heads, len(rows)), _type_of_classes(num_logits))
     scores = np.full((2, num_heads), np.nan)
     if not len(rows):
         return Predicted(classes, *scores)
@@ -64,7 +68,7 @@ def predict(
     budget = default_budget() if memory_budget is None else memory_budget
     # Beside the logits: log-probabilities, confidences and temporaries.
     batch = budget // (len(padded) * (3 * num_logits + 3) * heads.params.itemsize)
-    batch = int(np.clip(batch, 1, MAX_BATCH))
+    batch = int(np.clip(batch, 1, of_backend(BATCH)))
     for part, params in batches(heads.params, batch):
         size = part.stop - part.start
         found, *values = jax.device_get(
@@ -74,6 +78,11 @@ def predict(
         if num_scored:
             scores[:, part] = np.stack(values)[:, :size]
     return Predicted(classes, *scores)
+
+
+def _type_of_classes(num_logits: int) -> np.dtype:
+    """The smallest signed type that holds them."""
+    return np.min_scalar_type(-max(num_logits, 2))
 
 
 @jax.jit
@@ -98,6 +107,12 @@ def _predict(
     log_likelihood = jnp.maximum(log_likelihood, jnp.log(jnp.finfo(logits.dtype).tiny))
     loss = -jnp.sum(jnp.where(scored, log_likelihood, 0.0), axis=1) / count
     excess = jnp.where(scored, confidence - (classes == labels), 0.0)
-    bin_of = jnp.clip(jnp.ceil(confidence * NUM_BINS).astype(jnp.int32) - 1, 0, NUM_BINS - 1)
-    in_bins = [jnp.sum(jnp.where(bin_of == b, excess, 0.0), axis=1) for b in range(NUM_BINS)]
-    return classes, loss, jnp.sum(jnp.abs(jnp.stack(in_bins)), axis=0) / count
+
+    def of_head(own: tuple[Array, Array]) -> Array:
+        confidence, excess = own
+        bin_of = jnp.clip(jnp.ceil(confidence * NUM_BINS), 1, NUM_BINS)
+        sums = [jnp.sum(jnp.where(bin_of == b, excess, 0.0)) for b in range(1, NUM_BINS + 1)]
+        return jnp.sum(jnp.abs(jnp.stack(sums))) / count
+
+    error = jax.lax.map(of_head, (confidence, excess), batch_size=of_backend(BINNED))
+    return classes.astype(_type_of_classes(logits.shape[1])), loss, error
