@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike
 from w2s_jax.errors import FeatureError
 
 SCALINGS = ("rms", "none", "standardize")
-_CHUNK = 8192
+_CHUNK = 1024  # rows whose float64 copy stays in the cache
 
 
 class Scaling(NamedTuple):

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from w2s_jax.errors import HeadError
 
-CHUNK_ROWS = 8192
+CHUNK_ROWS = 1024  # whose float64 copy stays in the cache
 
 
 @jax.tree_util.register_dataclass
