@@ -35,6 +35,7 @@ from w2s_jax.sweep import (
 )
 from w2s_jax.sweep.axes import AXES
 from w2s_jax.sweep.hosts import Process, own_share
+from w2s_jax.sweep.prediction import SHARD_ROWS, choose_row_shards
 from w2s_jax.sweep.runner import remaining
 from w2s_jax.sweep.saved_heads import check_models
 from w2s_jax.sweep.verification import count_rows
@@ -69,6 +70,9 @@ flags.DEFINE_list("save_heads", [], "models whose heads to keep: student, teache
 flags.DEFINE_bool("dry_run", False, "print the plan of what is not in --out yet, and stop")
 flags.DEFINE_string(
     "memory_budget", None, "device memory for one batch of heads, such as 2GiB; default 40 % of it"
+)
+flags.DEFINE_enum(
+    "shard_rows", "auto", SHARD_ROWS, "deal the features' rows out to the local devices"
 )
 flags.DEFINE_string("compilation_cache", None, "folder of compiled programs; default in ~/.cache")
 flags.DEFINE_enum("precision", "float32", ["float32", "float64"], "type of the heads")
@@ -123,21 +127,22 @@ def settings() -> str:
     )
 
 
-def prediction(plan: Plan, budget: int | None) -> Prediction:
+def prediction(plan: Plan, budget: int | None, row_shards: int) -> Prediction:
     """What the plan costs on the local devices and those of the other processes."""
     local = 1 if jax.default_backend() == "cpu" else jax.local_device_count()
     devices = local * (FLAGS.num_processes or 1)
-    return predict(plan, budget, FLAGS.precision, devices)
+    return predict(plan, budget, FLAGS.precision, devices, row_shards)
 
 
-def share(grid: Grid, plan: Plan) -> str:
+def share(grid: Grid, plan: Plan, row_shards: int) -> str:
     """What of a dry run is this process's own, where the flags tell that there are others."""
     count, index = FLAGS.num_processes, FLAGS.process_id
     if not (count or FLAGS.distributed):
         return ""
     text = "this is what all processes compute together"
     if count and index is not None:
-        own = remaining(grid, own_share(plan, Process(index, count)), FLAGS.out, FLAGS.precision)
+        own = own_share(plan, Process(index, count))
+        own = remaining(grid, own, FLAGS.out, FLAGS.precision, row_shards)
         chunks = sum(len(group.chunks) for group in own.groups)
         text += f"; process {index} of {count}: {own.num_configs} configurations, {chunks} draws"
     return text + "\n"
@@ -162,11 +167,12 @@ def main() -> None:
     )
     if FLAGS.dry_run:
         plan = plan_grid(grid, pairs)
-        left = remaining(grid, plan, FLAGS.out, FLAGS.precision)
+        shards = choose_row_shards(plan, FLAGS.precision, budget, FLAGS.shard_rows)
+        left = remaining(grid, plan, FLAGS.out, FLAGS.precision, shards)
         if left is not plan:
             print(f"{plan.num_configs - left.num_configs} rows of this grid are in {FLAGS.out}")
-        print(f"{left.describe()}\n{prediction(left, budget).describe()}")
-        print(share(grid, plan), end="")
+        print(f"{left.describe()}\n{prediction(left, budget, shards).describe()}")
+        print(share(grid, plan, shards), end="")
         return
     enable_compilation_cache(FLAGS.compilation_cache)
     run(
@@ -178,6 +184,7 @@ def main() -> None:
         memory_budget=budget,
         collect=False,
         keep_heads=keep_heads,
+        shard_rows=FLAGS.shard_rows,
         notes={} if jax.process_index() else {"flags.txt": settings()},
     )
     _, rows, _ = count_rows(FLAGS.out)

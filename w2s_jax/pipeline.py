@@ -22,6 +22,7 @@ from w2s_jax.heads.lbfgs import Solution, logits_on_rows
 from w2s_jax.heads.logistic import probabilities_of
 from w2s_jax.heads.losses import cross_entropy
 from w2s_jax.heads.prepared import Prepared
+from w2s_jax.heads.row_sharding import DealtRows, num_shards, place_rows
 from w2s_jax.heads.targets import Targets, num_logits_of
 from w2s_jax.heads.training import TrainedRows, seed_words
 from w2s_jax.methods.rounds import Fit, Method, Round, RoundInputs, Train, previous_logits
@@ -151,10 +152,10 @@ def teacher_probabilities(
     prepared: Prepared, teachers: Heads, rows: Int[np.ndarray, " n"]
 ) -> Float[np.ndarray, "t n c"]:
     """Class probabilities of every teacher on some rows."""
-    padded, _ = pad_rows(rows)
+    placed = place_rows(prepared.x, pad_rows(rows)[0], len(rows))
     parts = []
     for part, params in batches(teachers.params, MAX_BATCH):
-        probabilities = probabilities_of(logits_on_rows(params, prepared.x, padded))
+        probabilities = probabilities_of(logits_on_rows(params, prepared.x, placed))
         parts.append(np.asarray(probabilities)[: part.stop - part.start, : len(rows)])
     return np.concatenate(parts)
 
@@ -273,6 +274,7 @@ def student_cost(
     num_classes: int,
     dtype: DTypeLike,
     num_heads: int = HEAD_BUCKETS[-1],
+    num_devices: int = 1,
 ) -> FitCost:
     """What heads of a student's round take, at most."""
     return FitCost(
@@ -286,6 +288,7 @@ def student_cost(
         # A round's inputs: teacher's probabilities, own logits, and temporaries.
         held=2 * num_classes + 2 * num_logits_of(num_classes),
         itemsize=np.dtype(dtype).itemsize,
+        num_devices=num_devices,
     )
 
 
@@ -406,7 +409,8 @@ class StudentStage:
                 in_group = seen.groups[padded] == np.arange(seen.num_groups)[:, None]
                 known["in_group"] = in_group & visible[:, None]
         num_features, dtype = prepared.x.shape[1], prepared.x.dtype
-        cost = student_cost(len(rows), num_features, self.num_classes, dtype)
+        devices = num_shards(prepared.x)
+        cost = student_cost(len(rows), num_features, self.num_classes, dtype, num_devices=devices)
         return _Scope(
             rows=padded,
             num_rows=len(rows),
@@ -491,7 +495,7 @@ class StudentStage:
                     fit,
                     previous,
                     previous_x,
-                    scope.rows,
+                    place_rows(previous_x, scope.rows, scope.num_rows),
                     valid,
                     probabilities,
                     hyperparameters,
@@ -545,7 +549,7 @@ def _round_body(
     fit: Fit,
     previous: Array | None,
     previous_x: Array,
-    rows: Array,
+    rows: Array | DealtRows,
     valid: Array,
     teacher: Array,
     hyperparameters: Mapping[str, Array],

@@ -120,6 +120,7 @@ class FitCost:
       warm: whether each head has a start of its own.
       held: further numbers a row and head that the caller holds.
       itemsize: bytes of a number.
+      num_devices: among which the rows are dealt out; memory is that of each.
     """
 
     num_rows: int
@@ -131,6 +132,7 @@ class FitCost:
     warm: bool = False
     held: int = 0
     itemsize: int = 4
+    num_devices: int = 1
 
     @property
     def num_logits(self) -> int:
@@ -144,7 +146,7 @@ class FitCost:
 
     def bytes_of_rows(self) -> int:
         """Features of the rows."""
-        return row_bucket(self.num_rows) * self.num_features * self.itemsize
+        return self._share * self.num_features * self.itemsize
 
     def bytes_per_head(self) -> int:
         """What each further head takes, in a lane or not.
@@ -152,13 +154,18 @@ class FitCost:
         Targets and weights, as given and as the solver has them, start and result.
         """
         parameters = self.num_logits * (self.num_features + 1)
-        numbers = self._bucket * (2 * self._of_problem + self.held)
+        numbers = self._bucket * (self._of_problem + self.held) + self._share * self._of_problem
         numbers += parameters * (2 if self.warm else 1)
         return numbers * self.itemsize
 
     @property
     def _bucket(self) -> int:
         return row_bucket(self.num_rows)
+
+    @property
+    def _share(self) -> int:
+        """Rows of each device, padded."""
+        return row_bucket(-(-self.num_rows // self.num_devices))
 
     @property
     def _of_problem(self) -> int:
@@ -170,15 +177,15 @@ class FitCost:
         """Their data (half of it twice while loaded), their state, twice, and one chunk's."""
         lanes = lanes_for(self.num_heads, self.num_logits)
         parameters = lanes * self.num_logits * (self.num_features + 1)
-        chunk = chunk_rows(self._bucket, lanes, self.num_logits)
-        data = self._bucket * self._of_problem * lanes
+        chunk = chunk_rows(self._share, lanes, self.num_logits)
+        data = self._share * self._of_problem * lanes
         state = (2 * MEMORY + 5) * parameters
         numbers = 2 * state + data + data // 2 + 4 * lanes * self.num_logits * chunk
         return numbers * self.itemsize
 
     def bytes_of_set_up(self) -> int:
         """The masses of the classes of a few heads at a time."""
-        return 3 * HEADS_AT_A_TIME * self.num_classes * self._bucket * self.itemsize
+        return 3 * HEADS_AT_A_TIME * self.num_classes * self._share * self.itemsize
 
     def peak_bytes(self, heads_per_call: int = HEAD_BUCKETS[-1]) -> int:
         """Device memory that the fit takes beside the prepared features."""

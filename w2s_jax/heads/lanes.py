@@ -12,6 +12,7 @@ from w2s_jax.heads.costs import FitCost
 from w2s_jax.heads.lbfgs import Problem, Rows, Solution, solve, take_heads
 from w2s_jax.heads.losses import Loss, has_no_minimum
 from w2s_jax.heads.prepared import Prepared
+from w2s_jax.heads.row_sharding import DealtRows, num_shards, place_rows
 from w2s_jax.heads.status import (
     ABSENT_CLASS,
     CONSTANT,
@@ -100,7 +101,7 @@ def make_queue(
 def _set_up(
     x: Array,
     spectrum: Array,
-    rows: Array,
+    rows: Array | DealtRows,
     num_rows: Array,
     targets: Array,
     weights: Array,
@@ -116,7 +117,12 @@ def _set_up(
     dtype = x.dtype
     num_heads, num_logits = len(l2), num_logits_of(num_classes)
 
-    own_x = x.at[rows.reshape(-1, chunk)].get(mode="promise_in_bounds")
+    if isinstance(rows, DealtRows):
+        own_x, num_rows, mesh = rows.in_chunks(x, chunk), jnp.asarray(rows.most), rows.mesh
+        targets = rows.arrange(targets)
+        weights = jnp.where(rows.filled, rows.arrange(weights), 0)
+    else:
+        own_x, mesh = x.at[rows.reshape(-1, chunk)].get(mode="promise_in_bounds"), None
     if not jnp.issubdtype(targets.dtype, jnp.integer):
         targets = targets.astype(dtype)
     weights = weights.astype(dtype)
@@ -142,6 +148,7 @@ def _set_up(
             num_chunks=(num_rows + chunk - 1) // chunk,
             spectrum=spectrum,
             intercept=intercept,
+            mesh=mesh,
         ),
         targets=targets,
         weights=shares,
@@ -211,6 +218,7 @@ def fit_rows(
         weighted=weights is not None and len(weights) > 1,
         warm=init is not None,
         itemsize=dtype.itemsize,
+        num_devices=num_shards(prepared.x),
     )
     most = cost.heads_per_call(memory_budget)
     if num_heads > most:
@@ -248,10 +256,14 @@ def fit_rows(
         shared = leaf.shape[0] == 1
         return pad(leaf, {leaf.ndim - 1: size} | ({} if shared else {0: padded_heads}))
 
+    placed = place_rows(
+        prepared.x, pad(rows, {0: size}), len(rows) if num_rows is None else num_rows
+    )
+    own_size = placed.slots_per_device if isinstance(placed, DealtRows) else size
     problem = _set_up(
         prepared.x,
         prepared.spectrum,
-        pad(rows, {0: size}),
+        placed,
         np.int32(len(rows) if num_rows is None else num_rows),
         to_buckets(targets.values),
         to_buckets(weights),
@@ -260,7 +272,7 @@ def fit_rows(
         None if init is None else pad(init, {0: padded_heads}),
         num_classes=targets.num_classes,
         intercept=fit_intercept,
-        chunk=chunk_rows(size, num_lanes, num_logits),
+        chunk=chunk_rows(own_size, num_lanes, num_logits),
     )
     solution = solve(
         problem,

@@ -22,10 +22,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from w2s_jax.heads.buckets import COMPACT_LANES, lane_bucket
 from w2s_jax.heads.losses import Loss, loss_and_residual
+from w2s_jax.heads.row_sharding import AXIS, DealtRows, along_rows, on_own_rows
 from w2s_jax.heads.status import CONVERGED, MAX_ITERATIONS, NO_WEIGHT, RUNNING, STALLED
 
 MEMORY = 5
@@ -53,12 +56,14 @@ class Rows:
       num_chunks: chunks in use; those beyond are padding.
       spectrum: mean square of the features along each axis ``[r]``, for the preconditioner.
       intercept: whether the intercept is free; it stays 0 otherwise.
+      mesh: the devices that have m / D rows of every chunk each; None where one has them all.
     """
 
     x: Float[Array, "c m r"]
     num_chunks: Int[Array, ""]
     spectrum: Float[Array, " r"]
     intercept: bool = dataclasses.field(metadata={"static": True})
+    mesh: Mesh | None = dataclasses.field(default=None, metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
@@ -178,28 +183,63 @@ def logits_of(
 
 @jax.jit
 def logits_on_rows(
-    params: Float[Array, "h k p"], x: Float[Array, "all r"], rows: Int[Array, " n"]
+    params: Float[Array, "h k p"], x: Float[Array, "all r"], rows: Int[Array, " n"] | DealtRows
 ) -> Float[Array, "h k n"]:
-    """Logits of many heads on some of the rows of `x`."""
+    """Logits of many heads on some of the rows of `x` (see `place_rows`)."""
+    if isinstance(rows, DealtRows):
+        return rows.apply(logits_of, params, x)
     return logits_of(params, x[rows])
 
 
 def _evaluate(
     rows: Rows, lanes: Lanes, params: Float[Array, "l k p"]
 ) -> tuple[Float[Array, " l"], Float[Array, "l k p"]]:
-    """Objective and gradient of every lane, chunk of rows after chunk of rows."""
+    """Objective and gradient of every lane."""
+    # In this order, everything that is one per row first.
+    given = rows.x, lanes.targets, lanes.weights, rows.num_chunks, lanes.offset, lanes.loss, params
+    if rows.mesh is None:
+        sums = _sums_over_rows(*given)
+    else:
+        by_row = tuple(
+            along_rows(leaf.ndim, 1 if i == 0 else -1) for i, leaf in enumerate(given[:3])
+        )
+        specs = (*by_row, P(), P(), P(), P())
+        sums = on_own_rows(_sums_over_devices, rows.mesh, specs, P())(*given)
+    value, weight_gradient, intercept_gradient = sums
+    w = params[..., :-1]
+    weight_gradient = weight_gradient.reshape(w.shape) + lanes.l2[:, None, None] * w
+    intercept_gradient = intercept_gradient[..., None] * float(rows.intercept)
+    value = value + 0.5 * lanes.l2 * _dot(w, w)
+    return value, jnp.concatenate([weight_gradient, intercept_gradient], axis=-1)
+
+
+def _sums_over_devices(*given: Any) -> tuple[Array, Array, Array]:
+    """Each device's sums, and then those of all: the only exchange of a pass."""
+    return jax.lax.psum(_sums_over_rows(*given), AXIS)
+
+
+def _sums_over_rows(
+    x: Float[Array, "c m r"],
+    all_targets: Array,
+    all_weights: Float[Array, " c #l m"],
+    num_chunks: Int[Array, ""],
+    offset: Float[Array, "l k"],
+    loss: Loss,
+    params: Float[Array, "l k p"],
+) -> tuple[Float[Array, " l"], Float[Array, "q r"], Float[Array, "l k"]]:
+    """Loss and its gradient in weights and intercepts, chunk of rows after chunk of rows."""
     num_lanes, k, p = params.shape
 
     def add_chunk(chunk: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         value, weight_gradient, intercept_gradient = sums
-        logits = logits_of(params, rows.x[chunk], lanes.offset)
-        targets, weights = lanes.targets[chunk], lanes.weights[chunk]
+        logits = logits_of(params, x[chunk], offset)
+        targets, weights = all_targets[chunk], all_weights[chunk]
 
-        values, residual = loss_and_residual(lanes.loss, logits, targets)
+        values, residual = loss_and_residual(loss, logits, targets)
         residual = weights[:, None, :] * residual
         product = jnp.matmul(
             residual.reshape(num_lanes * k, -1),
-            rows.x[chunk],
+            x[chunk],
             precision=jax.lax.Precision.HIGHEST,
         )
         return (
@@ -213,16 +253,9 @@ def _evaluate(
         jnp.zeros((num_lanes * k, p - 1), params.dtype),
         jnp.zeros((num_lanes, k), params.dtype),
     )
-    if len(rows.x) == 1:
-        sums = add_chunk(jnp.int32(0), sums)
-    else:
-        sums = jax.lax.fori_loop(0, rows.num_chunks, add_chunk, sums)
-    value, weight_gradient, intercept_gradient = sums
-    w = params[..., :-1]
-    weight_gradient = weight_gradient.reshape(w.shape) + lanes.l2[:, None, None] * w
-    intercept_gradient = intercept_gradient[..., None] * float(rows.intercept)
-    value = value + 0.5 * lanes.l2 * _dot(w, w)
-    return value, jnp.concatenate([weight_gradient, intercept_gradient], axis=-1)
+    if len(x) == 1:
+        return add_chunk(jnp.int32(0), sums)
+    return jax.lax.fori_loop(0, num_chunks, add_chunk, sums)
 
 
 def _curvature_bound(num_logits: int) -> float:
@@ -399,11 +432,16 @@ def _advance(rows: Rows, lanes: Lanes, state: State, tolerance: Tolerance, enoug
 
 def _load(problem: Problem, heads: Int[Array, " l"]) -> Lanes:
     """The data of some heads, rows in chunks."""
-    chunks, size, _ = problem.rows.x.shape
+    chunks, mesh = len(problem.rows.x), problem.rows.mesh
+
+    def split(own: Array) -> Array:
+        return jnp.moveaxis(own.reshape(*own.shape[:-1], chunks, own.shape[-1] // chunks), -2, 0)
 
     def in_chunks(leaf: Array) -> Array:
         own = take_heads(leaf, heads)
-        return jnp.moveaxis(own.reshape(*own.shape[:-1], chunks, size), -2, 0)
+        if mesh is None:
+            return split(own)
+        return on_own_rows(split, mesh, along_rows(own.ndim), along_rows(own.ndim + 1))(own)
 
     return Lanes(
         targets=in_chunks(problem.targets),

@@ -6,17 +6,21 @@ head, penalty, loss and subset of rows.
 """
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from w2s_jax.errors import HeadError
+from w2s_jax.heads.row_sharding import deal_out, row_mesh
 
 CHUNK_ROWS = 1024  # whose float64 copy stays in the cache
+_NOT_FINITE = "features contain NaN or infinite values; drop or repair these rows first"
 
 
 @jax.tree_util.register_dataclass
@@ -25,11 +29,14 @@ class Prepared:
     """Rotated features and what is needed to come back.
 
     Attributes:
-      x: centred and rotated features ``[n, r]``, r = min(rows of the statistics, d).
+      x: centred and rotated features ``[n, r]``, r = min(rows of the statistics, d). Rows that
+        several devices share lie device after device, and are padded to a multiple of them: row i
+        is on device i mod D.
       mean: what was subtracted, in the caller's coordinates ``[d]`` (zeros when not centred).
       rotation: orthonormal columns ``[d, r]``; a rotated weight w is ``rotation @ w`` outside.
       spectrum: mean square of the statistics rows along each axis ``[r]``, descending.
       centered: whether the mean was subtracted (required by fits with an intercept).
+      padding: rows of `x` that are none.
     """
 
     x: Float[Array, "n r"]
@@ -37,11 +44,12 @@ class Prepared:
     rotation: Float[Array, "d r"]
     spectrum: Float[Array, " r"]
     centered: bool = dataclasses.field(metadata={"static": True})
+    padding: int = dataclasses.field(default=0, metadata={"static": True})
 
     @property
     def num_rows(self) -> int:
-        """Rows of `x`."""
-        return self.x.shape[0]
+        """Rows of the features."""
+        return self.x.shape[0] - self.padding
 
 
 def x64_enabled() -> bool:
@@ -90,7 +98,11 @@ def _principal_axes(x: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.nda
     if num_rows < num_features:
         _, singular, axes = np.linalg.svd(x.astype(np.float64) - mean, full_matrices=False)
         return axes.T, singular**2 / num_rows
-    eigenvalues, axes = np.linalg.eigh(_gram(x, mean))
+    return _axes_of_gram(_gram(x, mean), num_rows)
+
+
+def _axes_of_gram(gram: np.ndarray, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    eigenvalues, axes = np.linalg.eigh(gram)
     return axes[:, ::-1], np.maximum(eigenvalues[::-1], 0) / num_rows
 
 
@@ -131,14 +143,18 @@ def find_basis(
         raise HeadError("no rows to compute the mean from: statistics_rows is empty")
     mean = base.mean(axis=0, dtype=np.float64) if center else np.zeros(x.shape[1])
     if not np.isfinite(mean).all() or not np.isfinite(x).all():
-        raise HeadError("features contain NaN or infinite values; drop or repair these rows first")
-    axes, spectrum = _principal_axes(base, mean)
-    if spectrum[0] > jnp.finfo(dtype).max:
+        raise HeadError(_NOT_FINITE)
+    return _checked(Basis(mean, *_principal_axes(base, mean)), dtype)
+
+
+def _checked(basis: Basis, dtype: jnp.dtype) -> Basis:
+    """A basis in which squares do not overflow."""
+    if basis.spectrum[0] > jnp.finfo(dtype).max:
         raise HeadError(
-            f"features are too large for {dtype}: their mean square is {spectrum[0]:.3g} along one "
-            "direction; divide them by a constant first"
+            f"features are too large for {dtype}: their mean square is {basis.spectrum[0]:.3g} "
+            "along one direction; divide them by a constant first"
         )
-    return Basis(mean, axes, spectrum)
+    return basis
 
 
 def prepare_in(
@@ -155,12 +171,90 @@ def prepare_in(
     )
 
 
+Read = Callable[[Int[np.ndarray, " m"]], Float[np.ndarray, "m d"]]
+
+
+def _blocks(rows: Int[np.ndarray, " n"], size: int) -> list[np.ndarray]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def basis_of_blocks(
+    read: Read,
+    statistics_rows: Int[np.ndarray, " n"],
+    *,
+    center: bool = True,
+    dtype: DTypeLike = jnp.float32,
+) -> Basis:
+    """Mean and principal axes of features that are read block by block (see `prepare`).
+
+    Args:
+      read: gives the rows of some indices.
+      statistics_rows: indices of the rows that define mean and axes.
+      center: subtract the mean.
+      dtype: of the heads.
+    """
+    dtype = check_dtype(dtype)
+    num_rows = len(statistics_rows)
+    if not num_rows:
+        raise HeadError("no rows to compute the mean from: statistics_rows is empty")
+    blocks = _blocks(statistics_rows, CHUNK_ROWS)
+    num_features = read(statistics_rows[:1]).shape[1]
+    mean = np.zeros(num_features)
+    if center:
+        mean = sum((read(block).sum(axis=0, dtype=np.float64) for block in blocks), mean) / num_rows
+    if not np.isfinite(mean).all():
+        raise HeadError(_NOT_FINITE)
+    if num_rows < num_features:
+        return _checked(Basis(mean, *_principal_axes(read(statistics_rows), mean)), dtype)
+    gram = sum((_gram(read(block), mean) for block in blocks), np.zeros((num_features,) * 2))
+    if not np.isfinite(gram).all():
+        raise HeadError(_NOT_FINITE)
+    return _checked(Basis(mean, *_axes_of_gram(gram, num_rows)), dtype)
+
+
+def prepare_dealt(
+    basis: Basis,
+    read: Read,
+    num_rows: int,
+    *,
+    devices: Sequence[Any],
+    center: bool = True,
+    dtype: DTypeLike = jnp.float32,
+) -> Prepared:
+    """Features in a given basis, rows dealt out to several devices, read block by block.
+
+    Args:
+      basis: the coordinates.
+      read: gives the rows of some indices.
+      num_rows: of the features.
+      devices: of this process.
+      center: whether the basis has the mean.
+      dtype: of the heads.
+    """
+    dtype, mesh = check_dtype(dtype), row_mesh(devices)
+
+    def rotated(block: np.ndarray) -> np.ndarray:
+        rows = read(block)
+        if not np.isfinite(rows).all():
+            raise HeadError(_NOT_FINITE)
+        return basis.apply(rows, dtype)
+
+    size = max(CHUNK_ROWS // len(devices), 1) * len(devices)
+    blocks = map(rotated, _blocks(np.arange(num_rows), size))
+    x = deal_out(blocks, num_rows, basis.axes.shape[1], dtype, mesh)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    others = basis.mean, basis.axes, basis.spectrum
+    mean, rotation, spectrum = (jax.device_put(part.astype(dtype), everywhere) for part in others)
+    return Prepared(x, mean, rotation, spectrum, center, len(x) - num_rows)
+
+
 def prepare(
     x: np.ndarray | Array,
     *,
     statistics_rows: np.ndarray | None = None,
     center: bool = True,
     dtype: DTypeLike = jnp.float32,
+    devices: Sequence[Any] | None = None,
 ) -> Prepared:
     """Centres and rotates features once, for any number of later fits.
 
@@ -171,6 +265,8 @@ def prepare(
       center: subtract the mean; needed by fits with an intercept, to be switched off for fits
         without one.
       dtype: type of the fits, float32 or float64 (the latter needs ``jax_enable_x64``).
+      devices: devices of this process among which the rows are dealt out, for features that one
+        of them cannot hold (logistic heads only); default one device.
 
     Returns:
       A `Prepared`, to be passed to `fit_logistic` or `fit_ridge` in place of the features.
@@ -183,5 +279,12 @@ def prepare(
     (3, 2)
     """
     x = np.asarray(x)
+    if devices is not None and len(devices) > 1:
+        check_matrix(x)
+        chosen = np.arange(len(x)) if statistics_rows is None else np.asarray(statistics_rows)
+        basis = basis_of_blocks(x.__getitem__, chosen, center=center, dtype=dtype)
+        return prepare_dealt(
+            basis, x.__getitem__, len(x), devices=devices, center=center, dtype=dtype
+        )
     basis = find_basis(x, statistics_rows=statistics_rows, center=center, dtype=dtype)
     return prepare_in(basis, x, center=center, dtype=dtype)

@@ -20,6 +20,7 @@ from w2s_jax.heads.buckets import lane_bucket, padded_size
 from w2s_jax.heads.lbfgs import logits_on_rows
 from w2s_jax.heads.losses import Loss, cross_entropy
 from w2s_jax.heads.prepared import Prepared
+from w2s_jax.heads.row_sharding import DealtRows
 from w2s_jax.heads.targets import num_logits_of
 from w2s_jax.heads.training import Schedule, Step, TrainedRows, train_rows
 from w2s_jax.methods.definition import source_digest
@@ -286,13 +287,16 @@ Round = Fit | Train
 
 
 def previous_logits(
-    previous: Float[Array, "h m k p"], x: Float[Array, "all r"], rows: Int[Array | np.ndarray, " n"]
+    previous: Float[Array, "h m k p"],
+    x: Float[Array, "all r"],
+    rows: Int[Array | np.ndarray, " n"] | DealtRows,
 ) -> Float[Array, "h k n"]:
     """Logits of each head's predecessor on some rows of `x`; of several, of their mean probability.
 
     The mean is taken in log space, so that confident rows keep their order.
     """
-    rows = jnp.asarray(rows)
+    if not isinstance(rows, DealtRows):
+        rows = jnp.asarray(rows)
     first = logits_on_rows(previous[:, 0], x, rows)
     if previous.shape[1] == 1:
         return first
@@ -378,6 +382,10 @@ class Method:
                     "other members; start it from zero"
                 )
         return rounds
+
+    def trains_by_steps(self, options: Mapping[str, str]) -> bool:
+        """Whether a round is trained for a number of steps instead of fitted."""
+        return any(isinstance(fit, Train) for fit in self.rounds(options))
 
     def sees_labelled(self, options: Mapping[str, str]) -> bool:
         """Whether a round looks at the rows that the teacher learned from."""

@@ -4,11 +4,12 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from w2s_jax.errors import GridError
+from w2s_jax.errors import GridError, HeadError
 from w2s_jax.features import FeatureSet
 from w2s_jax.heads.costs import (
     FitCost,
@@ -17,7 +18,7 @@ from w2s_jax.heads.costs import (
     expected_passes,
     gemm_flops,
 )
-from w2s_jax.methods import Train
+from w2s_jax.methods import Train, get_method
 from w2s_jax.methods.rounds import Round
 from w2s_jax.pipeline import plan_rounds, student_cost
 from w2s_jax.sweep.chunks import Chunk
@@ -27,6 +28,7 @@ from w2s_jax.sweep.planning import Plan
 # each draw costs beside its products (seconds): both from ``experiments/benchmark.py`` on 2 cores.
 SHARE_OF_PEAK = 0.4
 SECONDS_PER_DRAW = 0.2
+SHARD_ROWS = ("auto", "always", "never")
 
 
 class Prediction(NamedTuple):
@@ -37,19 +39,25 @@ class Prediction(NamedTuple):
         peak_bytes: memory of each device, features included.
         seconds: without compilation.
         num_devices: how many share the work.
+        row_shards: devices of each process among which rows are dealt out; 1: none of them.
     """
 
     flops: float
     peak_bytes: int
     seconds: float
     num_devices: int = 1
+    row_shards: int = 1
 
     def describe(self) -> str:
         """One line for ``--dry_run``."""
+        dealt = ""
+        if self.row_shards > 1:
+            dealt = f"; the features' rows are dealt out to {self.row_shards} devices"
         return (
             f"about {self.flops / 1e12:.3g} Tflop in matrix products, at most "
             f"{self.peak_bytes / 2**20:.0f} MiB of device memory, and, if this device's product is "
             f"a guide, {self.seconds:.0f} s on {self.num_devices} device(s)"
+            f"{dealt}"
         )
 
 
@@ -72,21 +80,19 @@ def _round_flops(
     )
 
 
-def _chunk_cost(
-    chunk: Chunk, widths: tuple[int, int], num_classes: int, dtype: DTypeLike, budget: int
-) -> tuple[float, int]:
-    """Floating-point operations of all heads of a chunk, and the memory they take beside features.
+def _chunk_flops(
+    chunk: Chunk, widths: tuple[int, int], num_classes: int, dtype: DTypeLike
+) -> float:
+    """Floating-point operations of all heads of a chunk.
 
     Args:
         chunk: whose pair, scaling, prior and seed do not matter.
         widths: numbers of the student's and the teacher's features.
         num_classes: c.
         dtype: of the heads.
-        budget: bytes.
     """
     n = chunk.n_unlabelled
     one, teacher = (student_cost(n, width, num_classes, dtype, num_heads=1) for width in widths)
-    most = student_cost(n, widths[0], num_classes, dtype, num_heads=chunk.num_configs)
     tasks, _, _ = plan_rounds(chunk.requests()[0])
     flops = 0.0
     for task in tasks:
@@ -95,13 +101,18 @@ def _chunk_cost(
         flops += fit.members * _round_flops(fit, task.values, num_heads, of_one)
     if chunk.eta_u is not None:
         flops += np.sum(expected_passes(chunk.student_l2, one.num_classes)) * one.flops_per_pass
-    return float(flops), most.peak_bytes(most.heads_per_call(budget))
+    return float(flops)
 
 
-def feature_bytes(plan: Plan, dtype: DTypeLike = np.float32) -> int:
+def feature_bytes(plan: Plan, dtype: DTypeLike = np.float32, row_shards: int = 1) -> int:
     """Most that prepared features take at a time, on each device.
 
     They stay from the first group that needs them to the last.
+
+    Args:
+        plan: a grid's plan.
+        dtype: of the heads.
+        row_shards: devices among which rows are dealt out.
     """
     span: dict[tuple[str, str], tuple[int, int]] = {}
     sizes: dict[tuple[str, str], int] = {}
@@ -111,7 +122,8 @@ def feature_bytes(plan: Plan, dtype: DTypeLike = np.float32) -> int:
             if isinstance(side, FeatureSet):
                 key = side.fingerprint, group.feature_scaling
                 width = min(side.features.shape[1], len(data.pool_rows))
-                sizes[key] = len(data.labels) * width * np.dtype(dtype).itemsize
+                num_rows = -(-len(data.labels) // row_shards)
+                sizes[key] = num_rows * width * np.dtype(dtype).itemsize
                 span[key] = span.get(key, (number, number))[0], number
     change = np.zeros(len(plan.groups) + 1, np.int64)
     for key, (first, last) in span.items():
@@ -120,25 +132,105 @@ def feature_bytes(plan: Plan, dtype: DTypeLike = np.float32) -> int:
     return int(np.cumsum(change).max())
 
 
-def check_memory(plan: Plan, dtype: DTypeLike = np.float32) -> None:
-    """Refuses a plan whose features do not fit into a device's memory, before any compute.
+def batch_bytes(plan: Plan, budget: int, dtype: DTypeLike = np.float32, row_shards: int = 1) -> int:
+    """Most that one batch of students takes on each device beside the prepared features.
 
     Raises:
-        GridError: it says what is needed, what is there, and what to do.
+        HeadError: if the budget holds no batch of heads.
     """
-    needed, there = feature_bytes(plan, dtype), device_memory()
-    if needed > there:
-        sizes = {
-            f"{side.name} {len(pair.data.labels)} x {side.features.shape[1]}"
-            for pair in plan.pairs.values()
-            for side in (pair.data.teacher, pair.data.student)
-            if isinstance(side, FeatureSet)
-        }
+    sizes = {
+        (group.pair, chunk.n_unlabelled, chunk.num_configs)
+        for group in plan.groups
+        for chunk in group.chunks
+    }
+    most = 0
+    for name, num_rows, num_heads in sizes:
+        data = plan.pairs[name].data
+        width = min(data.student.features.shape[1], len(data.pool_rows))
+        cost = student_cost(num_rows, width, data.student.num_classes, dtype, num_heads, row_shards)
+        most = max(most, cost.peak_bytes(cost.heads_per_call(budget)))
+    return most
+
+
+def choose_row_shards(
+    plan: Plan,
+    dtype: DTypeLike = np.float32,
+    memory_budget: int | None = None,
+    shard_rows: str = "auto",
+) -> int:
+    """Among how many local devices a run deals out the rows of its features, before any compute.
+
+    Args:
+        plan: a grid's plan, with the rows that are there already.
+        dtype: of the heads.
+        memory_budget: bytes, as of `run`.
+        shard_rows: "auto" deals them out where features and a batch of heads exceed one device's
+            memory or the budget, and there are several; or "always", or "never".
+
+    Returns:
+        The number of devices; 1: each has all features.
+
+    Raises:
+        GridError: if the features do not fit; it says what is needed, what is there, and what to
+            do. Or if some method needs them on one device.
+        HeadError: if the budget holds no batch of heads.
+    """
+    if shard_rows not in SHARD_ROWS:
+        raise GridError(f"unknown shard_rows {shard_rows!r}; known: {', '.join(SHARD_ROWS)}")
+    devices, there = jax.local_device_count(), device_memory()
+    budget = default_budget() if memory_budget is None else memory_budget
+    whole = feature_bytes(plan, dtype)
+    if shard_rows == "always" and devices == 1:
+        raise GridError("shard_rows=always needs several local devices, found one; use auto")
+    if shard_rows == "never" or devices == 1:
+        _check_features(plan, whole, there, 1)
+        return 1
+    if shard_rows == "auto":
+        try:
+            if whole + batch_bytes(plan, budget, dtype) <= there:
+                return 1
+        except HeadError:  # a batch on one device exceeds the budget
+            pass
+    _check_features(plan, feature_bytes(plan, dtype, devices), there, devices)
+    batch_bytes(plan, budget, dtype, devices)
+    _check_methods(plan)
+    return devices
+
+
+def _check_features(plan: Plan, needed: int, there: int, row_shards: int) -> None:
+    """Refuses features that exceed a device's memory."""
+    if needed <= there:
+        return
+    sizes = {
+        f"{side.name} {len(pair.data.labels)} x {side.features.shape[1]}"
+        for pair in plan.pairs.values()
+        for side in (pair.data.teacher, pair.data.student)
+        if isinstance(side, FeatureSet)
+    }
+    dealt = f", their rows dealt out to {row_shards} devices," if row_shards > 1 else ""
+    others = ""
+    if row_shards == 1 and jax.local_device_count() > 1:
+        others = "deal out the rows (shard_rows=auto), "
+    raise GridError(
+        f"prepared features{dealt} take {needed / 2**30:.2f} GiB on each device, which has "
+        f"{there / 2**30:.2f} GiB ({', '.join(sorted(sizes))}); {others}use a device with more "
+        "memory, one pair or feature_scaling at a time, features with fewer rows, or with fewer "
+        "columns, such as their first principal components"
+    )
+
+
+def _check_methods(plan: Plan) -> None:
+    """Refuses methods that train step by step, which needs the features on one device."""
+    patterns = {chunk.pattern for group in plan.groups for chunk in group.chunks}
+    kinds = {c.method: c for pattern in patterns for c in pattern.configs}
+    stepwise = sorted(
+        name for name, c in kinds.items() if get_method(name).trains_by_steps(c.options())
+    )
+    if stepwise:
         raise GridError(
-            f"prepared features take {needed / 2**30:.2f} GiB on each device, which has "
-            f"{there / 2**30:.2f} GiB ({', '.join(sorted(sizes))}); use a device with more memory, "
-            "one pair or feature_scaling at a time, features with fewer rows, or with fewer "
-            "columns, such as their first principal components"
+            f"the features' rows are dealt out to several devices, and {', '.join(stepwise)} train "
+            "step by step on features of one device; leave these methods out, use a device with "
+            "more memory, or raise memory_budget"
         )
 
 
@@ -147,6 +239,7 @@ def predict(
     memory_budget: int | None = None,
     dtype: DTypeLike = np.float32,
     num_devices: int = 1,
+    row_shards: int | None = None,
 ) -> Prediction:
     """Predicts what a plan costs on devices like this one.
 
@@ -156,15 +249,17 @@ def predict(
         dtype: of the heads.
         num_devices: how many share the draws; CPU devices of one machine share its cores, and are
             one.
+        row_shards: devices among which rows are dealt out; default as `choose_row_shards` says.
 
     Raises:
         HeadError: if the budget holds no batch of heads.
         GridError: if the features do not fit.
     """
-    check_memory(plan, dtype)
+    shards = row_shards or choose_row_shards(plan, dtype, memory_budget)
     budget = default_budget() if memory_budget is None else memory_budget
-    flops, peak, draws = 0.0, 0, 0
-    costs: dict[Any, tuple[float, int]] = {}
+    peak = feature_bytes(plan, dtype, shards) + batch_bytes(plan, budget, dtype, shards)
+    flops, draws = 0.0, 0
+    flops_of: dict[Any, float] = {}
     for group in plan.groups:
         data = plan.pairs[group.pair].data
         num_classes = data.student.num_classes
@@ -178,13 +273,14 @@ def predict(
                 flops += float(expected_passes(np.array([l2]), num_classes)[0]) * one.flops_per_pass
         for chunk in group.chunks:
             sizes = (width, teacher_width), num_classes
-            if (chunk.pattern, *sizes) not in costs:
-                costs[chunk.pattern, *sizes] = _chunk_cost(chunk, *sizes, dtype, budget)
-            flops += costs[chunk.pattern, *sizes][0]
-            peak = max(peak, costs[chunk.pattern, *sizes][1])
+            if (chunk.pattern, *sizes) not in flops_of:
+                flops_of[chunk.pattern, *sizes] = _chunk_flops(chunk, *sizes, dtype)
+            flops += flops_of[chunk.pattern, *sizes]
             draws += 1
     seconds = flops / (SHARE_OF_PEAK * gemm_flops()) + SECONDS_PER_DRAW * draws
-    if draws:
+    if shards > 1:
+        seconds /= num_devices
+    elif draws:
         # The device with the most draws ends last.
         seconds *= math.ceil(draws / num_devices) / draws
-    return Prediction(flops, peak + feature_bytes(plan, dtype), seconds, num_devices)
+    return Prediction(flops, peak, seconds, num_devices, shards)

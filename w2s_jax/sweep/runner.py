@@ -20,7 +20,13 @@ from w2s_jax.features import FeatureSet, Predictions
 from w2s_jax.features.scaling import fit_scaling
 from w2s_jax.heads import Prepared
 from w2s_jax.heads.costs import default_budget, parse_bytes
-from w2s_jax.heads.prepared import check_dtype, find_basis, prepare_in
+from w2s_jax.heads.prepared import (
+    basis_of_blocks,
+    check_dtype,
+    find_basis,
+    prepare_dealt,
+    prepare_in,
+)
 from w2s_jax.interruption import Interruption
 from w2s_jax.methods import get_method
 from w2s_jax.metrics import GroupedTest, grouped_test
@@ -40,7 +46,7 @@ from w2s_jax.sweep.grid import Config, Grid
 from w2s_jax.sweep.hosts import own_share, this_process
 from w2s_jax.sweep.locations import Location, is_remote, location
 from w2s_jax.sweep.planning import Pair, Plan, plan_grid
-from w2s_jax.sweep.prediction import check_memory
+from w2s_jax.sweep.prediction import choose_row_shards
 from w2s_jax.sweep.progress import Progress
 from w2s_jax.sweep.rows import (
     Part,
@@ -68,6 +74,7 @@ def run(
     collect: bool = True,
     notes: Mapping[str, str] | None = None,
     keep_heads: Sequence[str] = (),
+    shard_rows: str = "auto",
 ) -> pd.DataFrame:
     """Trains all configurations of a grid and returns one long row per configuration and method.
 
@@ -90,6 +97,10 @@ def run(
         notes: texts to keep in `out`, by file name; another text gets a number.
         keep_heads: models whose heads are kept in `out`, of "student", "teacher", "ceiling" (see
             `evaluate_heads`). Rows that are there already get none.
+        shard_rows: whether the rows of features are dealt out to the local devices, which then
+            work on each draw together: "auto" where features and a batch of heads exceed one
+            device's memory or `memory_budget`; "always"; or "never". Results agree to solver
+            tolerance; one `out` holds results of one way, on one number of devices.
 
     Returns:
         A data frame; the README describes its columns.
@@ -110,17 +121,18 @@ def run(
     plan = plan_grid(grid, pairs)
     if not plan.num_configs:
         raise GridError("there is nothing to run: the list of configurations is empty")
-    check_memory(plan, dtype)
+    shards = choose_row_shards(plan, dtype, memory_budget, shard_rows)
     if out is None:
         if this_process().count > 1:
             raise GridError("several processes share a run through its directory; give out")
         with _bar(sum(plan.heads.values()), progress) as bar:
-            frames = list(_Runner(plan, np.dtype(dtype), memory_budget, bar).chunks())
+            runner = _Runner(plan, np.dtype(dtype), memory_budget, bar, row_shards=shards)
+            frames = list(runner.chunks())
         return in_order(pd.concat(frames, ignore_index=True))
     fingerprints = {name: pair.fingerprints for name, pair in plan.pairs.items()}
     process = this_process()
     plan = own_share(plan, process)
-    store = Store(out, fingerprints, _settings(grid, dtype), process)
+    store = Store(out, fingerprints, _settings(grid, dtype, shards), process)
     with store, Interruption() as interruption:
         for name, text in (notes or {}).items():
             store.keep(name, text)
@@ -129,7 +141,7 @@ def run(
         watched = Progress(total, total - plan.num_configs)
         with _bar(sum(plan.heads.values()), progress) as bar:
             keep = functools.partial(save_heads, store.path) if keep_heads else None
-            runner = _Runner(plan, np.dtype(dtype), memory_budget, bar, keep_heads, keep)
+            runner = _Runner(plan, np.dtype(dtype), memory_budget, bar, keep_heads, keep, shards)
             for rows in runner.chunks(interruption.noted):
                 store.add(rows)
                 watched.add(len(rows))
@@ -143,7 +155,11 @@ def run(
 
 
 def remaining(
-    grid: Grid | Sequence[Config], plan: Plan, out: str | Location, dtype: DTypeLike
+    grid: Grid | Sequence[Config],
+    plan: Plan,
+    out: str | Location,
+    dtype: DTypeLike,
+    row_shards: int = 1,
 ) -> Plan:
     """What of a plan `run` would compute into a run directory, as far as rows are there already.
 
@@ -152,15 +168,17 @@ def remaining(
         plan: its plan.
         out: the run directory; it need not exist, and stays as it is.
         dtype: of the heads.
+        row_shards: devices among which that run deals out the rows of its features.
 
     Raises:
         StoreError: where that run would be refused.
     """
     fingerprints = {name: pair.fingerprints for name, pair in plan.pairs.items()}
-    return _without(plan, stored_keys(out, fingerprints, _settings(grid, dtype)), fingerprints)
+    settings = _settings(grid, dtype, row_shards)
+    return _without(plan, stored_keys(out, fingerprints, settings), fingerprints)
 
 
-def _settings(grid: Grid | Sequence[Config], dtype: DTypeLike) -> dict[str, Any]:
+def _settings(grid: Grid | Sequence[Config], dtype: DTypeLike, row_shards: int) -> dict[str, Any]:
     """What sweep.json records of one run."""
     recorded: Any = "explicit configurations"
     if isinstance(grid, Grid):
@@ -176,6 +194,7 @@ def _settings(grid: Grid | Sequence[Config], dtype: DTypeLike) -> dict[str, Any]
         "jax": jax.__version__,
         "devices": devices,
         "methods": definitions,
+        **({"row_shards": row_shards} if row_shards > 1 else {}),
     }
 
 
@@ -262,7 +281,8 @@ class _Runner:
     """Executes a plan; features are prepared and shared heads fitted once.
 
     A chunk is computed by one device from beginning to end, in the batches in which one device
-    alone would compute it: how many there are changes no result.
+    alone would compute it: how many there are changes no result. Where rows are dealt out, all
+    devices compute one chunk after another together.
     """
 
     def __init__(
@@ -273,10 +293,12 @@ class _Runner:
         bar: Any,
         kept_models: Sequence[str] = (),
         keep: Callable[[Sequence[str], dict[str, ModelHeads]], None] | None = None,
+        row_shards: int = 1,
     ):
         self._plan = plan
         self._kept_models, self._keep = kept_models, keep
         self._dtype = dtype
+        self._row_shards = row_shards
         self._budget = default_budget() if memory_budget is None else memory_budget
         self._bar = bar
         self._sides: dict[str, _Side] = {}
@@ -297,7 +319,8 @@ class _Runner:
             for number, group in enumerate(self._plan.groups)
             for chunk in group.chunks
         ]
-        yield from on_devices(work, jax.local_devices(), stopping)
+        devices = jax.local_devices()
+        yield from on_devices(work, devices[:1] if self._row_shards > 1 else devices, stopping)
 
     def _rows_of(self, number: int, chunk: Chunk) -> pd.DataFrame:
         group = self._plan.groups[number]
@@ -358,6 +381,9 @@ class _Runner:
         key = self._side_key(pair, scaling, teacher)
         if key not in self._sides:
             assert isinstance(features, FeatureSet)
+            if self._row_shards > 1:
+                self._sides[key] = self._deal_out(features, index, data.pool_rows, scaling, key)
+                return self._sides[key]
             raw = features.features[index]
             scale = fit_scaling(raw, data.pool_rows, scaling)
             scaled = scale.apply(raw, self._dtype)
@@ -365,6 +391,21 @@ class _Runner:
             prepared = prepare_in(basis, scaled, dtype=self._dtype)
             self._sides[key] = _Side(prepared, key, Transform(scale, basis))
         return self._sides[key]
+
+    def _deal_out(
+        self, features: FeatureSet, index: np.ndarray, pool: np.ndarray, scaling: str, key: str
+    ) -> _Side:
+        """Features whose rows lie on all local devices; nothing ever holds them all."""
+        scale = fit_scaling(features.features, index[pool], scaling)
+
+        def read(rows: np.ndarray) -> np.ndarray:
+            return scale.apply(features.features[index[rows]], self._dtype)
+
+        basis = basis_of_blocks(read, pool, dtype=self._dtype)
+        prepared = prepare_dealt(
+            basis, read, len(index), devices=jax.local_devices(), dtype=self._dtype
+        )
+        return _Side(prepared, key, Transform(scale, basis))
 
     def _fit_labelled(
         self, side: _Side, labels: np.ndarray, tasks: Sequence[Labelled], num_classes: int

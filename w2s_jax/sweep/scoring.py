@@ -11,6 +11,7 @@ from w2s_jax.heads import Prepared
 from w2s_jax.heads.buckets import of_backend
 from w2s_jax.heads.costs import default_budget
 from w2s_jax.heads.lbfgs import logits_on_rows
+from w2s_jax.heads.row_sharding import DealtRows, place_rows
 from w2s_jax.pipeline import Heads, batches, pad_rows
 
 NUM_BINS = 15
@@ -65,6 +66,7 @@ def predict(
     if not len(rows):
         return Predicted(classes, *scores)
     padded, _ = pad_rows(rows)
+    placed = place_rows(prepared.x, padded, len(rows))
     budget = default_budget() if memory_budget is None else memory_budget
     # Beside the logits: log-probabilities, confidences and temporaries.
     batch = budget // (len(padded) * (3 * num_logits + 3) * heads.params.itemsize)
@@ -72,7 +74,7 @@ def predict(
     for part, params in batches(heads.params, batch):
         size = part.stop - part.start
         found, *values = jax.device_get(
-            _predict(params, prepared.x, padded, labels[padded], np.int32(num_scored))
+            _predict(params, prepared.x, placed, labels[padded], np.int32(num_scored))
         )
         classes[part] = found[:size, : len(rows)]
         if num_scored:
@@ -87,7 +89,7 @@ def _type_of_classes(num_logits: int) -> np.dtype:
 
 @jax.jit
 def _predict(
-    params: Array, x: Array, rows: Array, labels: Array, num_scored: Array
+    params: Array, x: Array, rows: Array | DealtRows, labels: Array, num_scored: Array
 ) -> tuple[Int[Array, "h n"], Float[Array, " h"], Float[Array, " h"]]:
     logits = logits_on_rows(params, x, rows)
     if logits.shape[1] == 1:

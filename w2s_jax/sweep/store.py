@@ -271,8 +271,22 @@ def merged(
             f"{path} holds results in {stored.pop()}, this run is in "
             f"{settings.get('dtype')}; choose another --out"
         )
+    own = settings.get("row_shards", 1)
+    for old in manifest["runs"]:
+        if old.get("row_shards", 1) != own:
+            raise StoreError(
+                f"{path} holds results of features {_dealt(old.get('row_shards', 1))}, in this run "
+                f"they are {_dealt(own)}; choose another --out, or the devices, --memory_budget "
+                "and --shard_rows of before"
+            )
     added = [settings] if settings not in manifest["runs"] else []
     return {**manifest["pairs"], **pairs}, manifest["runs"] + added
+
+
+def _dealt(row_shards: int) -> str:
+    if row_shards == 1:
+        return "whole on one device"
+    return f"whose rows are dealt out to {row_shards} devices"
 
 
 def _checksum(document: dict[str, Any]) -> str:
