@@ -229,8 +229,8 @@ def _check_methods(plan: Plan) -> None:
     if stepwise:
         raise GridError(
             f"the features' rows are dealt out to several devices, and {', '.join(stepwise)} train "
-            "step by step on features of one device; leave these methods out, use a device with "
-            "more memory, or raise memory_budget"
+            "step by step on features of one device; leave these methods out, or give "
+            "shard_rows=never where the features fit"
         )
 
 
