@@ -140,7 +140,7 @@ SHARED = {
     "balancing": "7149581cc04efebd",
     "gradient": "8c5d597e09121a66",
     "noise": "173b5b2befa78563",
-    "rounds": "6c333c4e771a8604",
+    "rounds": "79e2a960268b0b90",
     "selection": "1359e14d91040020",
 }
 
