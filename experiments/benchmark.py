@@ -4,6 +4,7 @@
     python experiments/benchmark.py --table=benchmarks/X.json --figure=scaling.png
     python experiments/benchmark.py --workloads=images --backbones=clip_vit_b32,resnet18
     python experiments/benchmark.py --workloads=store --rows=1000,10000,100000,1000000
+    python experiments/benchmark.py --workloads=profile
 
 Peers come with pip install '.[benchmark]'; an absent one is skipped, and the JSON says so. A full
 run takes an hour or two on 2 cores; --scale=0.02 --repeats=1 is a smoke test. Cases that the file
@@ -33,12 +34,13 @@ FLAGS = flags.FLAGS
 
 def show() -> None:
     """Prints a result, and draws it."""
-    from benchmarking import results, stores, table
+    from benchmarking import profiling, results, stores, table
 
     result = results.load(FLAGS.table)
-    if all(case["kind"] == stores.KIND for case in result["cases"]):
-        print(stores.render(result))
-        return
+    for own in (profiling, stores):
+        if all(case["kind"] == own.KIND for case in result["cases"]):
+            print(own.render(result))
+            return
     print(table.render(result))
     if FLAGS.figure:
         print(f"\nfigure: {table.draw_scaling(result, FLAGS.figure)}")
@@ -93,17 +95,28 @@ def measure_stores() -> None:
     print(f"\n{stores.render(result)}\n\nresult: {path}")
 
 
+def measure_profile() -> None:
+    """Measures where the engine's time goes."""
+    from benchmarking import profiling
+
+    result, path = profiling.measure(FLAGS.repeats, FLAGS.scale, FLAGS.seed, FLAGS.out, print)
+    print(f"\n{profiling.render(result)}\n\nresult: {path}")
+
+
+ALONE = {"images": measure_images, "store": measure_stores, "profile": measure_profile}
+
+
 def main() -> None:
     """Measures, or shows what was measured."""
     try:
         if FLAGS.table:
             show()
-        elif alone := {"images", "store"}.intersection(FLAGS.workloads):
+        elif alone := set(ALONE).intersection(FLAGS.workloads):
             if len(FLAGS.workloads) > 1:
                 raise W2SError(
                     f"--workloads={alone.pop()} is measured by itself; name no other beside it"
                 )
-            measure_images() if "images" in alone else measure_stores()
+            ALONE[alone.pop()]()
         else:
             measure()
     except ValueError as error:

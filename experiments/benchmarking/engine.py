@@ -28,18 +28,19 @@ class _Fitted(Solver):
     def __init__(self, folder: Path, units: np.ndarray):
         super().__init__(folder, units)
         self._problem = read_problem(folder)
-        self._x = np.array(self._problem.x)
+        self.x = np.array(self._problem.x)
         self._heads: Any = None
 
-    def _fit(self, prepared: Any) -> Any:
+    def fit(self, prepared: Any) -> Any:
+        """Fits all heads on prepared features."""
         raise NotImplementedError
 
     def solve(self) -> dict[str, float]:
         """Prepares, then fits."""
         start = time.perf_counter()
-        prepared = jax.block_until_ready(w2s_jax.prepare(self._x))
+        prepared = jax.block_until_ready(w2s_jax.prepare(self.x))
         middle = time.perf_counter()
-        self._heads = jax.block_until_ready(self._fit(prepared))
+        self._heads = jax.block_until_ready(self.fit(prepared))
         return {"prepare": middle - start, "fit": time.perf_counter() - middle}
 
     def solution(self) -> dict[str, np.ndarray]:
@@ -57,7 +58,8 @@ class _Fitted(Solver):
 class Heads(_Fitted):
     """All logistic heads in one call."""
 
-    def _fit(self, prepared: Any) -> Any:
+    def fit(self, prepared: Any) -> Any:
+        """Fits all heads on prepared features."""
         problem, units = self._problem, self.units
         own_set = problem.set_of(units)
         return w2s_jax.fit_logistic(
@@ -83,7 +85,8 @@ class Heads(_Fitted):
 class Ridge(_Fitted):
     """All ridge heads in one call: targets of one set as columns, sets as heads."""
 
-    def _fit(self, prepared: Any) -> Any:
+    def fit(self, prepared: Any) -> Any:
+        """Fits all heads on prepared features."""
         problem, units = self._problem, self.units
         shared = problem.shape.sets == 1
         own_set = problem.set_of(units)
