@@ -38,6 +38,7 @@ from w2s_jax.sweep.hosts import Process, own_share
 from w2s_jax.sweep.prediction import SHARD_ROWS, choose_row_shards
 from w2s_jax.sweep.runner import remaining
 from w2s_jax.sweep.saved_heads import check_models
+from w2s_jax.sweep.store import stored_row_shards
 from w2s_jax.sweep.verification import count_rows
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(Grid)}
@@ -167,7 +168,9 @@ def main() -> None:
     )
     if FLAGS.dry_run:
         plan = plan_grid(grid, pairs)
-        shards = choose_row_shards(plan, FLAGS.precision, budget, FLAGS.shard_rows)
+        shards = choose_row_shards(
+            plan, FLAGS.precision, budget, FLAGS.shard_rows, stored_row_shards(FLAGS.out)
+        )
         left = remaining(grid, plan, FLAGS.out, FLAGS.precision, shards)
         if left is not plan:
             print(f"{plan.num_configs - left.num_configs} rows of this grid are in {FLAGS.out}")

@@ -29,7 +29,7 @@ from w2s_jax.compilation import enable_compilation_cache
 from w2s_jax.errors import GridError, HeadError, StoreError
 from w2s_jax.heads import fit_logistic, fit_ridge, gce, prepare
 from w2s_jax.heads import lbfgs
-from w2s_jax.sweep import Grid, plan_grid, prediction, predict, rows, run, runner
+from w2s_jax.sweep import Grid, plan_grid, prediction, predict, read_rows, rows, run, runner
 
 folder = Path(sys.argv[1])
 enable_compilation_cache(str(folder / "cache"))
@@ -64,7 +64,8 @@ found["share"] = [shard.data.shape for shard in four.x.addressable_shards]
 found["num_rows"] = four.num_rows
 found["heads"] = []
 sets = np.stack([rng.integers(0, len(x), 301) for _ in range(4)])
-for targets, own, loss in ((two, sets, "ce"), (three, None, gce(0.5))):
+of_one_device = np.arange(0, len(x), 4)
+for targets, own, loss in ((two, sets, "ce"), (three, None, gce(0.5)), (two, of_one_device, "ce")):
     chosen = targets if own is None else targets[own]
     given = {"rows": own, "l2": [0.01, 0.1, 1, 3], "weights": weights if own is None else None}
     a, b = (fit_logistic(p, chosen, loss=loss, **given) for p in (one, four))
@@ -75,6 +76,9 @@ for targets, own, loss in ((two, sets, "ce"), (three, None, gce(0.5))):
 
 
 found["ridge"] = refused(HeadError, of=lambda: fit_ridge(four, two))
+moved = jax.device_put(four, jax.local_devices()[0])
+found["moved"] = refused(HeadError, of=lambda: fit_logistic(moved, two))
+found["mask"] = prepare(x, statistics_rows=two == 1, devices=jax.local_devices()).num_rows
 
 # A pass exchanges sums, never features: many chunks of rows, in a program compiled as the run's.
 programs, advance = [], lbfgs._advance
@@ -99,8 +103,18 @@ plan = plan_grid(grid)
 whole = prediction.feature_bytes(plan)
 found["bytes"] = whole, prediction.feature_bytes(plan, row_shards=4)
 found["roomy"] = prediction.choose_row_shards(plan)
+larger = plan_grid(Grid(methods=methods, **settings | {"student_l2": np.geomspace(1e-3, 1, 40)}))
+prediction.device_memory = lambda: whole + (1 << 20)
+found["by size"] = [
+    [prediction.choose_row_shards(p, memory_budget=budget) for p in (plan, larger)]
+    for budget in (1 << 20, (1 << 20) + 1)
+]
 prediction.device_memory = lambda: whole
 found["tight"] = prediction.choose_row_shards(plan, memory_budget=1 << 40)
+steps = plan_grid(Grid(methods=("vanilla_trained",), **settings))
+found["steps"] = prediction.choose_row_shards(steps, memory_budget=1 << 40)
+found["stored"] = [prediction.choose_row_shards(plan, memory_budget=1 << 40, stored=n)
+                   for n in (None, 1, 4)]
 found["described"] = predict(plan, num_devices=4).describe()
 found["never"] = prediction.choose_row_shards(plan, shard_rows="never")
 prediction.device_memory = lambda: whole - 1
@@ -109,7 +123,7 @@ found["too much"] = refused(
 prediction.device_memory = lambda: whole // 4
 found["far too much"] = refused(GridError, of=lambda: run(grid))
 prediction.device_memory = lambda: 1 << 40
-found["small budget"] = refused(HeadError, of=lambda: run(grid, memory_budget=1000))
+found["small budget"] = refused(HeadError, of=lambda: predict(plan, 1000))
 """
 GRID = """
 predictions, original, on_devices = [], rows.predict, runner.on_devices
@@ -131,7 +145,11 @@ found["flipped"] = int(sum((a.classes != b.classes).sum() for a, b in zip(of_one
 shutil.copytree(folder / "four", folder / "again")
 for part in sorted((folder / "again" / "rows").iterdir())[::2]:
     part.unlink()
-run(grid, out=folder / "again", shard_rows="always")
+run(grid, out=folder / "again")  # goes on as it was begun
+with jax.default_device(jax.local_devices()[0]):
+    rest = run(grid, shard_rows="always")
+by_key = lambda table: table.set_index("key")["student_accuracy"]
+found["default device"] = bool((by_key(rest) == by_key(read_rows(folder / "four"))).all())
 found["other way"] = refused(
     StoreError, of=lambda: run(grid, out=folder / "four", shard_rows="never"))
 """
@@ -202,12 +220,15 @@ def test_a_resumed_run_repeats_the_bits(grid):
     pd.testing.assert_frame_equal(
         read_rows(folder / "again"), read_rows(folder / "four"), check_exact=True
     )
+    assert told["default device"]
     assert "holds results of features whose rows are dealt out to 4 devices" in told["other way"]
 
 
 def test_rows_are_dealt_out_where_features_do_not_fit_one_device(found):
     told = found
-    assert [told["roomy"], told["tight"], told["never"]] == [1, 4, 1]
+    assert [told["roomy"], told["tight"], told["never"], told["steps"]] == [1, 4, 1, 1]
+    assert told["by size"] == [[1, 1], [4, 4]]  # a larger grid of the same pairs changes nothing
+    assert told["stored"] == [4, 1, 4]
     assert told["described"].endswith("the features' rows are dealt out to 4 devices")
     assert "deal out the rows (shard_rows=auto)" in told["too much"]
     assert "their rows dealt out to 4 devices, take" in told["far too much"]
@@ -217,4 +238,6 @@ def test_rows_are_dealt_out_where_features_do_not_fit_one_device(found):
 
 def test_what_needs_features_on_one_device_is_refused(found):
     assert "vanilla_trained train step by step" in found["stepwise"]
+    assert "dealt out to 4 devices and moved to 1 since" in found["moved"]
+    assert found["mask"] == 1003
     assert "ridge heads need features on one device, found rows dealt out to 4" in found["ridge"]

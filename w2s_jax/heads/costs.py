@@ -121,6 +121,7 @@ class FitCost:
       held: further numbers a row and head that the caller holds.
       itemsize: bytes of a number.
       num_devices: among which the rows are dealt out; memory is that of each.
+      slots: rows of the fullest device, padded, where they are known.
     """
 
     num_rows: int
@@ -133,6 +134,7 @@ class FitCost:
     held: int = 0
     itemsize: int = 4
     num_devices: int = 1
+    slots: int = 0
 
     @property
     def num_logits(self) -> int:
@@ -164,8 +166,11 @@ class FitCost:
 
     @property
     def _share(self) -> int:
-        """Rows of each device, padded."""
-        return row_bucket(-(-self.num_rows // self.num_devices))
+        """Rows of the fullest device, padded; of random ones three standard deviations more."""
+        if self.slots or self.num_devices == 1:
+            return self.slots or self._bucket
+        mean = self.num_rows / self.num_devices
+        return row_bucket(min(self.num_rows, math.ceil(mean + 3 * math.sqrt(mean))))
 
     @property
     def _of_problem(self) -> int:

@@ -23,6 +23,7 @@ def prepare_if_needed(x: ArrayLike | Prepared, fit_intercept: bool) -> Prepared:
     if not isinstance(x, Prepared):
         host, dtype = floating_features(x)
         x = prepare(host, center=fit_intercept, dtype=dtype)
+    x.check_placed()
     if x.centered != fit_intercept:
         raise HeadError(
             f"fit_intercept={fit_intercept} needs prepare(x, center={fit_intercept}), found a "

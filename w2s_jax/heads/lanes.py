@@ -209,6 +209,11 @@ def fit_rows(
     dtype = prepared.x.dtype
     padded_by_caller = num_heads is not None
     num_heads = len(l2) if num_heads is None else num_heads
+    size = row_bucket(len(rows))
+    placed = place_rows(
+        prepared.x, pad(rows, {0: size}), len(rows) if num_rows is None else num_rows
+    )
+    own_size = placed.slots_per_device if isinstance(placed, DealtRows) else size
     cost = FitCost(
         num_rows=len(rows),
         num_features=prepared.x.shape[1],
@@ -219,6 +224,7 @@ def fit_rows(
         warm=init is not None,
         itemsize=dtype.itemsize,
         num_devices=num_shards(prepared.x),
+        slots=own_size,
     )
     most = cost.heads_per_call(memory_budget)
     if num_heads > most:
@@ -245,7 +251,7 @@ def fit_rows(
         return concatenate(solutions, np.arange(num_heads))
 
     num_logits = num_logits_of(targets.num_classes)
-    size, padded_heads = row_bucket(len(rows)), lane_bucket(len(l2))
+    padded_heads = lane_bucket(len(l2))
     if weights is None:
         weights = np.ones((1, len(rows)), dtype)
     num_lanes = lanes_for(num_heads, num_logits)
@@ -256,10 +262,6 @@ def fit_rows(
         shared = leaf.shape[0] == 1
         return pad(leaf, {leaf.ndim - 1: size} | ({} if shared else {0: padded_heads}))
 
-    placed = place_rows(
-        prepared.x, pad(rows, {0: size}), len(rows) if num_rows is None else num_rows
-    )
-    own_size = placed.slots_per_device if isinstance(placed, DealtRows) else size
     problem = _set_up(
         prepared.x,
         prepared.spectrum,

@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from w2s_jax.errors import HeadError
-from w2s_jax.heads.row_sharding import deal_out, row_mesh
+from w2s_jax.heads.row_sharding import deal_out, num_shards, row_mesh
 
 CHUNK_ROWS = 1024  # whose float64 copy stays in the cache
 _NOT_FINITE = "features contain NaN or infinite values; drop or repair these rows first"
@@ -37,6 +37,7 @@ class Prepared:
       spectrum: mean square of the statistics rows along each axis ``[r]``, descending.
       centered: whether the mean was subtracted (required by fits with an intercept).
       padding: rows of `x` that are none.
+      row_shards: devices that share the rows, D.
     """
 
     x: Float[Array, "n r"]
@@ -45,11 +46,20 @@ class Prepared:
     spectrum: Float[Array, " r"]
     centered: bool = dataclasses.field(metadata={"static": True})
     padding: int = dataclasses.field(default=0, metadata={"static": True})
+    row_shards: int = dataclasses.field(default=1, metadata={"static": True})
 
     @property
     def num_rows(self) -> int:
         """Rows of the features."""
         return self.x.shape[0] - self.padding
+
+    def check_placed(self) -> None:
+        """Refuses dealt-out rows that were moved: their order tells which device has which."""
+        if num_shards(self.x) != self.row_shards:
+            raise HeadError(
+                f"the rows of these features were dealt out to {self.row_shards} devices and moved "
+                f"to {num_shards(self.x)} since; prepare them where they are needed"
+            )
 
 
 def x64_enabled() -> bool:
@@ -245,7 +255,7 @@ def prepare_dealt(
     everywhere = NamedSharding(mesh, PartitionSpec())
     others = basis.mean, basis.axes, basis.spectrum
     mean, rotation, spectrum = (jax.device_put(part.astype(dtype), everywhere) for part in others)
-    return Prepared(x, mean, rotation, spectrum, center, len(x) - num_rows)
+    return Prepared(x, mean, rotation, spectrum, center, len(x) - num_rows, len(devices))
 
 
 def prepare(
@@ -281,7 +291,8 @@ def prepare(
     x = np.asarray(x)
     if devices is not None and len(devices) > 1:
         check_matrix(x)
-        chosen = np.arange(len(x)) if statistics_rows is None else np.asarray(statistics_rows)
+        chosen = np.arange(len(x))
+        chosen = chosen if statistics_rows is None else chosen[np.asarray(statistics_rows)]
         basis = basis_of_blocks(x.__getitem__, chosen, center=center, dtype=dtype)
         return prepare_dealt(
             basis, x.__getitem__, len(x), devices=devices, center=center, dtype=dtype

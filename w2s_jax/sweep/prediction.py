@@ -18,11 +18,11 @@ from w2s_jax.heads.costs import (
     expected_passes,
     gemm_flops,
 )
-from w2s_jax.methods import Train, get_method
+from w2s_jax.methods import Train
 from w2s_jax.methods.rounds import Round
 from w2s_jax.pipeline import plan_rounds, student_cost
 from w2s_jax.sweep.chunks import Chunk
-from w2s_jax.sweep.planning import Plan
+from w2s_jax.sweep.planning import Group, Plan
 
 # Share of the matrix product's peak that whole runs reach on draws of thousands of rows, and what
 # each draw costs beside its products (seconds): both from ``experiments/benchmark.py`` on 2 cores.
@@ -133,23 +133,36 @@ def feature_bytes(plan: Plan, dtype: DTypeLike = np.float32, row_shards: int = 1
 
 
 def batch_bytes(plan: Plan, budget: int, dtype: DTypeLike = np.float32, row_shards: int = 1) -> int:
-    """Most that one batch of students takes on each device beside the prepared features.
+    """Most that one batch of heads takes on each device beside the prepared features.
 
     Raises:
         HeadError: if the budget holds no batch of heads.
     """
-    sizes = {
-        (group.pair, chunk.n_unlabelled, chunk.num_configs)
-        for group in plan.groups
-        for chunk in group.chunks
-    }
+    sizes = set()
+    for group in plan.groups:
+        teacher, student = _widths(plan, group)
+        for _, n_labelled, _, _ in group.teachers if teacher else ():
+            sizes.add((group.pair, int(n_labelled or 0), teacher, len(group.teachers)))
+        for chunk in group.chunks:
+            sizes.add((group.pair, chunk.n_unlabelled, max(teacher, student), chunk.num_configs))
     most = 0
-    for name, num_rows, num_heads in sizes:
-        data = plan.pairs[name].data
-        width = min(data.student.features.shape[1], len(data.pool_rows))
-        cost = student_cost(num_rows, width, data.student.num_classes, dtype, num_heads, row_shards)
+    for name, num_rows, width, num_heads in sizes:
+        num_classes = plan.pairs[name].data.student.num_classes
+        cost = student_cost(num_rows, width, num_classes, dtype, num_heads, row_shards)
         most = max(most, cost.peak_bytes(cost.heads_per_call(budget)))
     return most
+
+
+def _widths(plan: Plan, group: Group) -> tuple[int, int]:
+    """Axes of the teacher's and the student's features; 0 for a teacher from elsewhere."""
+    data = plan.pairs[group.pair].data
+    sides = data.teacher, data.student
+    widths = (
+        min(side.features.shape[1], len(data.pool_rows)) if isinstance(side, FeatureSet) else 0
+        for side in sides
+    )
+    teacher, student = widths
+    return teacher, student
 
 
 def choose_row_shards(
@@ -157,6 +170,7 @@ def choose_row_shards(
     dtype: DTypeLike = np.float32,
     memory_budget: int | None = None,
     shard_rows: str = "auto",
+    stored: int | None = None,
 ) -> int:
     """Among how many local devices a run deals out the rows of its features, before any compute.
 
@@ -164,8 +178,9 @@ def choose_row_shards(
         plan: a grid's plan, with the rows that are there already.
         dtype: of the heads.
         memory_budget: bytes, as of `run`.
-        shard_rows: "auto" deals them out where features and a batch of heads exceed one device's
-            memory or the budget, and there are several; or "always", or "never".
+        shard_rows: "auto" deals them out where one device's memory does not hold the features
+            beside the budget, and there are several; or "always", or "never".
+        stored: the devices of the rows that are there already, to which "auto" keeps.
 
     Returns:
         The number of devices; 1: each has all features.
@@ -179,22 +194,33 @@ def choose_row_shards(
         raise GridError(f"unknown shard_rows {shard_rows!r}; known: {', '.join(SHARD_ROWS)}")
     devices, there = jax.local_device_count(), device_memory()
     budget = default_budget() if memory_budget is None else memory_budget
-    whole = feature_bytes(plan, dtype)
     if shard_rows == "always" and devices == 1:
         raise GridError("shard_rows=always needs several local devices, found one; use auto")
-    if shard_rows == "never" or devices == 1:
-        _check_features(plan, whole, there, 1)
+    shards = devices if shard_rows == "always" else 1
+    if shard_rows == "auto" and devices > 1:
+        shards = _needed_shards(plan, dtype, budget, there) if stored is None else stored
+        shards = 1 if shards == 1 else devices
+    _check_features(plan, feature_bytes(plan, dtype, shards), there, shards)
+    batch_bytes(plan, budget, dtype, shards)
+    if shards > 1 and (stepwise := _stepwise(plan)):
+        raise GridError(
+            f"the features' rows are dealt out to several devices, and {', '.join(stepwise)} train "
+            "step by step on features of one device; leave these methods out, or give "
+            "shard_rows=never where the features fit"
+        )
+    return shards
+
+
+def _needed_shards(plan: Plan, dtype: DTypeLike, budget: int, there: int) -> int:
+    """1, or all local devices: by sizes that more settings of the same pairs leave as they are."""
+    features = feature_bytes(plan, dtype)
+    try:
+        batch_bytes(plan, budget, dtype)
+    except HeadError:  # a batch on one device exceeds the budget
+        return jax.local_device_count()
+    if features + budget <= there or (features <= there and _stepwise(plan)):
         return 1
-    if shard_rows == "auto":
-        try:
-            if whole + batch_bytes(plan, budget, dtype) <= there:
-                return 1
-        except HeadError:  # a batch on one device exceeds the budget
-            pass
-    _check_features(plan, feature_bytes(plan, dtype, devices), there, devices)
-    batch_bytes(plan, budget, dtype, devices)
-    _check_methods(plan)
-    return devices
+    return jax.local_device_count()
 
 
 def _check_features(plan: Plan, needed: int, there: int, row_shards: int) -> None:
@@ -219,19 +245,11 @@ def _check_features(plan: Plan, needed: int, there: int, row_shards: int) -> Non
     )
 
 
-def _check_methods(plan: Plan) -> None:
-    """Refuses methods that train step by step, which needs the features on one device."""
-    patterns = {chunk.pattern for group in plan.groups for chunk in group.chunks}
-    kinds = {c.method: c for pattern in patterns for c in pattern.configs}
-    stepwise = sorted(
-        name for name, c in kinds.items() if get_method(name).trains_by_steps(c.options())
-    )
-    if stepwise:
-        raise GridError(
-            f"the features' rows are dealt out to several devices, and {', '.join(stepwise)} train "
-            "step by step on features of one device; leave these methods out, or give "
-            "shard_rows=never where the features fit"
-        )
+def _stepwise(plan: Plan) -> list[str]:
+    """Methods that train step by step, which needs the features on one device."""
+    chunks = {chunk.pattern: chunk for group in plan.groups for chunk in group.chunks}
+    requests = (request for chunk in chunks.values() for request in chunk.requests()[0])
+    return sorted({r.method.name for r in requests if r.method.trains_by_steps(r.options)})
 
 
 def predict(
@@ -263,11 +281,8 @@ def predict(
     for group in plan.groups:
         data = plan.pairs[group.pair].data
         num_classes = data.student.num_classes
-        width = min(data.student.features.shape[1], len(data.pool_rows))
-        teacher_width = width
-        if not plan.pairs[group.pair].teacher_is_elsewhere:
-            assert isinstance(data.teacher, FeatureSet)
-            teacher_width = min(data.teacher.features.shape[1], len(data.pool_rows))
+        teacher_width, width = _widths(plan, group)
+        if teacher_width:
             for _, n_labelled, _, l2 in group.teachers:
                 one = FitCost(int(n_labelled or 0), teacher_width, num_classes, 1)
                 flops += float(expected_passes(np.array([l2]), num_classes)[0]) * one.flops_per_pass

@@ -57,7 +57,7 @@ from w2s_jax.sweep.rows import (
     missing_columns,
 )
 from w2s_jax.sweep.saved_heads import ModelHeads, Transform, check_models, save_heads
-from w2s_jax.sweep.store import Store, in_order, read_rows, stored_keys
+from w2s_jax.sweep.store import Store, in_order, read_rows, stored_keys, stored_row_shards
 
 # The memory budget over what heads may take that several pairs share.
 _SHARE_OF_LABELLED = 8
@@ -98,9 +98,10 @@ def run(
         keep_heads: models whose heads are kept in `out`, of "student", "teacher", "ceiling" (see
             `evaluate_heads`). Rows that are there already get none.
         shard_rows: whether the rows of features are dealt out to the local devices, which then
-            work on each draw together: "auto" where features and a batch of heads exceed one
-            device's memory or `memory_budget`; "always"; or "never". Results agree to solver
-            tolerance; one `out` holds results of one way, on one number of devices.
+            work on each draw together: "auto" where one device's memory does not hold the features
+            beside `memory_budget`, or as the rows in `out` were computed; "always"; or "never".
+            Results agree to solver tolerance; one `out` holds results of one way, on one number of
+            devices.
 
     Returns:
         A data frame; the README describes its columns.
@@ -121,7 +122,8 @@ def run(
     plan = plan_grid(grid, pairs)
     if not plan.num_configs:
         raise GridError("there is nothing to run: the list of configurations is empty")
-    shards = choose_row_shards(plan, dtype, memory_budget, shard_rows)
+    stored = None if out is None else stored_row_shards(out)
+    shards = choose_row_shards(plan, dtype, memory_budget, shard_rows, stored)
     if out is None:
         if this_process().count > 1:
             raise GridError("several processes share a run through its directory; give out")
@@ -362,7 +364,7 @@ class _Runner:
         with self._guard:
             side = self._prepare_side(pair, scaling, teacher)
             device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
-            if device is None:
+            if device is None or self._row_shards > 1:  # dealt-out rows stay where they are
                 return side
             place = side.key, device
             if place not in self._copies:

@@ -112,7 +112,8 @@ def _predict(
 
     def of_head(own: tuple[Array, Array]) -> Array:
         confidence, excess = own
-        bin_of = jnp.clip(jnp.ceil(confidence * NUM_BINS), 1, NUM_BINS)
+        # As integers: NaN falls into the first bin, and shows.
+        bin_of = jnp.clip(jnp.ceil(confidence * NUM_BINS).astype(jnp.int32), 1, NUM_BINS)
         sums = [jnp.sum(jnp.where(bin_of == b, excess, 0.0)) for b in range(1, NUM_BINS + 1)]
         return jnp.sum(jnp.abs(jnp.stack(sums))) / count
 

@@ -283,6 +283,16 @@ def merged(
     return {**manifest["pairs"], **pairs}, manifest["runs"] + added
 
 
+def stored_row_shards(path: str | Location) -> int | None:
+    """Devices among which the runs of a directory dealt out rows; None where there are no runs."""
+    path = location(path)
+    try:
+        runs = read_manifest(path)["runs"] if exists(path / "sweep.json") else []
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {reason(error)}; try again when it can") from error
+    return runs[0].get("row_shards", 1) if runs else None
+
+
 def _dealt(row_shards: int) -> str:
     if row_shards == 1:
         return "whole on one device"
