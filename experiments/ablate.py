@@ -13,9 +13,9 @@ import dataclasses
 import time
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
-from w2s_jax.errors import W2SError, script
+from w2s_jax.errors import W2SError, run_script
 from w2s_jax.methods import METHODS
 from w2s_jax.sweep import Grid, parse_axis, resolve_pairs
 from w2s_jax.sweep.axes import AXES
@@ -119,4 +119,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    app.run(script(main))
+    run_script(main)

@@ -11,9 +11,9 @@ run takes an hour or two on 2 cores; --scale=0.02 --repeats=1 is a smoke test. C
 of the result holds already stay there. `--table` prints a result as markdown.
 """
 
-from absl import app, flags
+from absl import flags
 
-from w2s_jax.errors import W2SError, script
+from w2s_jax.errors import W2SError, run_script
 
 flags.DEFINE_list("workloads", ["all"], "workloads, or beginnings of their names, or all")
 flags.DEFINE_list("peers", [], "peers to measure, such as scikit-learn; empty: all")
@@ -124,4 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    app.run(script(main))
+    run_script(main)

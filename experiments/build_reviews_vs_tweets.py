@@ -8,14 +8,13 @@
 Takes about three minutes on two CPU cores and writes 9,702 rows (6,789 train, 2,913 test) twice.
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import app, flags, logging
+from absl import flags, logging
 
-from w2s_jax.errors import W2SError
+from w2s_jax.errors import W2SError, run_script
 from w2s_jax.extraction import MINILM_EMBEDDINGS, MINILM_LAST, extract_reviews_vs_tweets
 from w2s_jax.features import save_features
 
@@ -38,12 +37,14 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Texts per call of the netwo
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace caches that are there.")
 
 
-def build() -> None:
-    """Extract both feature sets, then write them."""
+def main() -> None:
+    """Extracts both feature sets, then writes them."""
+    logging.set_verbosity(logging.WARNING)
+    tfds.disable_progress_bar()
     folder = Path(OUT.value) / "reviews_vs_tweets"
     for output in (MINILM_EMBEDDINGS, MINILM_LAST):
         if (folder / output.name).exists() and not OVERWRITE.value:
-            raise W2SError(f"{folder / output.name} exists; give --overwrite or another --out.")
+            raise W2SError(f"{folder / output.name} exists; give --overwrite or another --out")
     for features in extract_reviews_vs_tweets(
         TEXTS.value, WEIGHTS.value, batch_size=BATCH_SIZE.value
     ):
@@ -53,18 +54,5 @@ def build() -> None:
         print(f"{saved} written to {saved.path}, fingerprint {saved.fingerprint[:16]}")
 
 
-def main(argv: list[str]) -> None:
-    """Report the user's errors in one line."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected argument {argv[1]!r}.")
-    logging.set_verbosity(logging.WARNING)
-    tfds.disable_progress_bar()
-    try:
-        build()
-    except W2SError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    app.run(main)
+    run_script(main)

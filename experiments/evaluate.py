@@ -11,10 +11,10 @@ the run's own features every accuracy equals the stored one, and calibration but
 from pathlib import Path
 
 import pandas as pd
-from absl import app, flags
+from absl import flags
 
 from w2s_jax.compilation import enable_compilation_cache
-from w2s_jax.errors import StoreError, script
+from w2s_jax.errors import StoreError, run_script
 from w2s_jax.features import load_features
 from w2s_jax.sweep import evaluate_heads
 
@@ -46,4 +46,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    app.run(script(main))
+    run_script(main)

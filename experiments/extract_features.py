@@ -14,9 +14,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
-from w2s_jax.errors import W2SError, script
+from w2s_jax.errors import W2SError, run_script
 
 flags.DEFINE_string("benchmark", None, "name of an image benchmark", required=True)
 flags.DEFINE_string("data_dir", None, "folder with its published files", required=True)
@@ -156,4 +156,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    app.run(script(main))
+    run_script(main)

@@ -13,9 +13,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
-from w2s_jax.errors import W2SError, script
+from w2s_jax.errors import W2SError, run_script
 
 flags.DEFINE_string("recipe", None, "JSON file of the recipe", required=True)
 flags.DEFINE_string("annotations", None, "COCO instance annotations", required=True)
@@ -62,4 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    app.run(script(main))
+    run_script(main)

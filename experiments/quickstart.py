@@ -8,9 +8,9 @@ trained at these. Ends with a table and the path of a page with figures. The row
 a second start computes only what is missing.
 """
 
-from absl import app, flags
+from absl import flags
 
-from w2s_jax.errors import script
+from w2s_jax.errors import run_script
 
 TEACHER = "reviews_vs_tweets/minilm_embeddings"
 STUDENT = "reviews_vs_tweets/minilm_last"
@@ -92,4 +92,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    app.run(script(main))
+    run_script(main)

@@ -6,9 +6,9 @@ The page is RUN/report/index.html unless --out names another folder; it opens wi
 Without --keep_fraction and --gce_q the methods are shown at the middle of the grid.
 """
 
-from absl import app, flags
+from absl import flags
 
-from w2s_jax.errors import W2SError, script
+from w2s_jax.errors import W2SError, run_script
 
 flags.DEFINE_string("run", None, "run directory of experiments/sweep.py", required=True)
 flags.DEFINE_string("out", None, "folder of the page; default RUN/report")
@@ -48,4 +48,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    app.run(script(main))
+    run_script(main)

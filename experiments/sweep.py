@@ -16,10 +16,10 @@ import sys
 from typing import Any
 
 import jax
-from absl import app, flags
+from absl import flags
 
 from w2s_jax.compilation import enable_compilation_cache
-from w2s_jax.errors import W2SError, script
+from w2s_jax.errors import W2SError, run_script
 from w2s_jax.heads.costs import parse_bytes
 from w2s_jax.methods import METHODS
 from w2s_jax.sweep import (
@@ -191,8 +191,14 @@ def main() -> None:
         notes={} if jax.process_index() else {"flags.txt": settings()},
     )
     _, rows, _ = count_rows(FLAGS.out)
+    if jax.process_count() > 1:
+        print(
+            f"process_id={jax.process_index()} of {jax.process_count()}: its share is done; all "
+            f"processes together have {rows} rows in {FLAGS.out} so far"
+        )
+        return
     print(f"{rows} rows in {FLAGS.out}; next: python experiments/report.py --run={FLAGS.out}")
 
 
 if __name__ == "__main__":
-    app.run(script(main))
+    run_script(main)

@@ -8,9 +8,9 @@ numbers drawn) and OUT/agreement.csv (how well the order of gains on real featur
 
 import os
 
-from absl import app, flags
+from absl import flags
 
-from w2s_jax.errors import script
+from w2s_jax.errors import run_script
 
 TEACHER = "reviews_vs_tweets/minilm_embeddings"
 STUDENT = "reviews_vs_tweets/minilm_last"
@@ -82,4 +82,4 @@ def main() -> None:
 if __name__ == "__main__":
     # Small factorisations gain nothing from BLAS threads, and lose much to those that wait.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    app.run(script(main))
+    run_script(main)

@@ -7,10 +7,10 @@ Prints one line for each, and one for each defect; ends with 1 where there is an
 
 import sys
 
-from absl import app, flags
+from absl import flags
 
 import w2s_jax
-from w2s_jax.errors import W2SError, script
+from w2s_jax.errors import W2SError, run_script
 from w2s_jax.sweep.verification import count_rows, verify_run
 
 flags.DEFINE_list("run", [], "run directories of experiments/sweep.py")
@@ -48,4 +48,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    app.run(script(main))
+    run_script(main)

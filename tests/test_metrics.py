@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from w2s_jax.errors import W2SError
 from w2s_jax.metrics import accuracy_at, grouped_test, pgr
 
 
@@ -54,6 +55,11 @@ def test_accuracy_at_equals_a_reweighted_test_set(test_set):
         )
         found = accuracy_at(eta_t, averages["majority_accuracy"], averages["minority_accuracy"])
         np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_accuracy_at_an_impossible_fraction():
+    with pytest.raises(W2SError, match=r"eta_t must lie in \[0, 1\], found 2"):
+        accuracy_at(2.0, np.array([0.9]), np.array([0.5]))
 
 
 def test_a_group_without_test_rows_is_left_out():

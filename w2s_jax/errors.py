@@ -1,6 +1,8 @@
 """Errors a user can cause; each says what was wrong, what was found and what to do."""
 
 import logging
+import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -41,16 +43,71 @@ class Interrupted(W2SError):
         self.exit_code = exit_code
 
 
+def run_script(main: Callable[[], None]) -> None:
+    """Runs a script whose settings are absl flags; whatever is wrong with them is told in one line.
+
+    Args:
+        main: as of `script`.
+    """
+    from absl import app
+
+    try:
+        try:
+            app.run(script(main), flags_parser=_parse_flags)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has gone away, as head does; what is still to be written goes
+        # nowhere, and the exit code is the shell's for this.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())
+        sys.exit(141)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    from absl import flags
+
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, ValueError) as error:
+        sys.stderr.write(f"error: {_flag_message(str(error))} (--help lists the flags)\n")
+        sys.exit(2)
+
+
+def _flag_message(text: str) -> str:
+    """What absl says of a flag, in one line.
+
+    >>> _flag_message("Unknown command line flag 'ou'. Did you mean: out, pool ?")
+    'unknown flag --ou; did you mean --out or --pool?'
+    >>> _flag_message("flag --out=None: Flag --out must have a value other than None.")
+    '--out is missing; give --out=...'
+    >>> _flag_message("flag --seed=a: invalid literal for int() with base 10: 'a'")
+    '--seed=a: not an integer'
+    """
+    if missing := re.search(r"Flag --(\w+) must have a value other than None", text):
+        return f"--{missing[1]} is missing; give --{missing[1]}=..."
+    if unknown := re.match(
+        r"Unknown command line flag '(.*?)'(?:\. Did you mean: (.*) \?)?$", text
+    ):
+        close = " or ".join(f"--{name}" for name in (unknown[2] or "").split(", ") if name)
+        return f"unknown flag --{unknown[1]}" + (f"; did you mean {close}?" if close else "")
+    text = re.sub(r"invalid literal for int\(\).*", "not an integer", text)
+    text = re.sub(r"could not convert string to float.*", "not a number", text)
+    return " ".join(text.removeprefix("flag ").removeprefix("ERROR:: ").removesuffix(".").split())
+
+
 def script(main: Callable[[], None]) -> Callable[[list[str]], None]:
-    """Makes a script's ``main`` ready for ``absl.app.run``: bad input ends in one line, exit 2.
+    """Makes a script's ``main`` ready for `run_script`: bad input ends in one line, exit 2.
 
     Args:
         main: takes nothing; its settings are flags.
     """
 
     def run(argv: list[str]) -> None:
-        # JAX tells every start that there is no TPU.
-        logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
+        # They tell every start that there is no TPU, that fonts were listed, who joined whom.
+        for name in ("jax", "jax._src.xla_bridge", "matplotlib"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         try:
             if len(argv) > 1:
                 raise W2SError(f"unexpected argument {argv[1]!r}; settings are flags --name=value")
@@ -61,6 +118,12 @@ def script(main: Callable[[], None]) -> Callable[[list[str]], None]:
         except Interrupted as stop:
             sys.stderr.write(f"{stop}\n")
             sys.exit(stop.exit_code)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename is not None else ""
+            sys.stderr.write(f"error: {where}{error.strerror or error}\n")
+            sys.exit(2)
         except W2SError as error:
             sys.stderr.write(f"error: {error}\n")
             sys.exit(2)

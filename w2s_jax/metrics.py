@@ -6,6 +6,8 @@ import itertools
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from w2s_jax.errors import W2SError
+
 AVERAGES = (
     "accuracy",
     "group_balanced_accuracy",
@@ -131,6 +133,8 @@ def accuracy_at(
     >>> accuracy_at(0.25, np.array([0.9]), np.array([0.5])).tolist()
     [0.8]
     """
+    if not 0 <= eta_t <= 1:
+        raise W2SError(f"eta_t must lie in [0, 1], found {eta_t}")
     return (1 - eta_t) * majority + eta_t * minority
 
 

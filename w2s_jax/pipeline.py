@@ -428,8 +428,21 @@ class StudentStage:
         tasks, rounds, position = plan_rounds(requests)
         nodes: dict[Rounds, _Node] = {}
         for task in tasks:
-            parent = nodes.get(task.rounds[:-1])
-            nodes[task.rounds] = self._fit(task.rounds[-1], parent, task.origin, task.values)
+            parent, depth = nodes.get(task.rounds[:-1]), len(task.rounds)
+            try:
+                nodes[task.rounds] = self._fit(task.rounds[-1], parent, task.origin, task.values)
+            except (HeadError, KeyError) as error:
+                users = [i for i, fits in enumerate(rounds) if fits[:depth] == task.rounds]
+                where = f"method {requests[users[0]].method.name!r}, round {depth}"
+                if isinstance(error, HeadError):
+                    raise HeadError(f"{where}: {error}") from error
+                missing = {"keep_count": "keep_fraction"}.get(error.args[0], error.args[0])
+                if missing in task.values:
+                    raise
+                raise HeadError(
+                    f"{where}: it looks up {error}, which it does not say it reads; name "
+                    f"{missing!r} among its reads (or the hyperparameters of its rule)"
+                ) from error
         return [
             Trained(nodes[fits].heads, nodes[fits].kept, index)
             for fits, index in zip(rounds, position, strict=True)
@@ -491,7 +504,7 @@ class StudentStage:
                 alike = np.stack([origin[padded], *others], axis=1)
                 chains = np.unique(alike, axis=0, return_inverse=True)[1].ravel()
                 valid = scope.valid if scope.valid.ndim == 1 else scope.valid[teacher[padded]]
-                targets, weights = _round(
+                targets, weights, defects = _round(
                     fit,
                     previous,
                     previous_x,
@@ -501,6 +514,7 @@ class StudentStage:
                     hyperparameters,
                     known,
                 )
+                _check_values(np.asarray(defects))
                 loss = fit.loss(hyperparameters)
                 solution = fit_rows(
                     prepared,
@@ -554,8 +568,12 @@ def _round_body(
     teacher: Array,
     hyperparameters: Mapping[str, Array],
     known: Mapping[str, Array],
-) -> tuple[Array, Array]:
-    """Targets and weights of one round, in the solver's layout; `valid` is of all heads or each."""
+) -> tuple[Array, Array, Array]:
+    """Targets and weights of one round, in the solver's layout, and which `_DEFECTS` they have.
+
+    `valid` is of all heads or each. Heads whose teacher or predecessor failed have no defects of
+    their own.
+    """
     num_heads, num_rows, num_classes = teacher.shape
     num_logits, dtype = num_logits_of(num_classes), previous_x.dtype
     if previous is None:
@@ -565,21 +583,75 @@ def _round_body(
 
     def of_all_heads(function: Callable[[RoundInputs], Array]) -> Array:
         def of_one(probabilities: Array, z: Array, valid: Array, values: Any, known: Any) -> Array:
-            return function(RoundInputs(probabilities, z, valid, values, **known))
+            found = function(RoundInputs(probabilities, z, valid, values, **known))
+            if not isinstance(found, Array | np.ndarray):
+                raise HeadError(f"its targets and weights must be arrays, found {found!r:.60}")
+            return jnp.asarray(found)
 
         axes = 0, 0, 0 if valid.ndim == 2 else None, 0, 0
         of_each = jax.vmap(of_one, in_axes=axes)
         return of_each(teacher.astype(dtype), logits, valid, hyperparameters, dict(known))
 
     targets = of_all_heads(fit.targets)
+    weights = None if fit.weights is None else of_all_heads(fit.weights)
+    _check_shapes(targets, weights, teacher.shape)
+    given = jnp.isfinite(teacher).all((1, 2)) & jnp.isfinite(logits).all((1, 2))
+    defects = jnp.any(_defects(targets, weights, valid, num_classes) & given, axis=1)
     if targets.ndim == 3:
         targets = targets[..., 1] if num_classes == 2 else jnp.swapaxes(targets, 1, 2)
     elif num_classes == 2:
         targets = targets.astype(dtype)
-    if fit.weights is None:
-        return targets, jnp.atleast_2d(valid).astype(dtype)
-    weights = of_all_heads(fit.weights)
-    return targets, jnp.where(valid, weights, 0.0).astype(dtype)
+    if weights is None:
+        return targets, jnp.atleast_2d(valid).astype(dtype), defects
+    return targets, jnp.where(valid, weights, 0.0).astype(dtype), defects
+
+
+def _check_shapes(targets: Array, weights: Array | None, shape: tuple[int, ...]) -> None:
+    """Refuses what a round's functions return where it is not one target and weight a row."""
+    _, num_rows, num_classes = shape
+    whole = jnp.issubdtype(targets.dtype, jnp.integer) or targets.dtype == bool
+    if targets.shape[1:] != ((num_rows,) if whole else (num_rows, num_classes)):
+        raise HeadError(
+            f"its targets must be class indices [n] = [{num_rows}] (integers) or soft targets "
+            f"[n, c] = [{num_rows}, {num_classes}], found {targets.dtype} of shape "
+            f"{list(targets.shape[1:])}"
+        )
+    if weights is not None and weights.shape[1:] != (num_rows,):
+        raise HeadError(
+            f"its weights must be one a row, [n] = [{num_rows}], found shape "
+            f"{list(weights.shape[1:])}"
+        )
+
+
+_DEFECTS = (
+    "its targets are NaN or infinite in some row; guard divisions and logarithms",
+    "its targets are class indices outside 0..c-1 in some row; give any class, with weight 0",
+    "its soft targets do not sum to one in some row; divide them by their sum",
+    "its weights are negative, NaN or infinite in some row; give finite ones, >= 0",
+)
+
+
+def _defects(
+    targets: Array, weights: Array | None, valid: Array, num_classes: int
+) -> Bool[Array, "4 h"]:
+    """Which of `_DEFECTS` each head has, on rows that are no padding."""
+    zero = jnp.zeros(len(targets), bool)
+    nan = outside = unnormalised = zero
+    if targets.ndim == 2:
+        outside = jnp.any(valid & ((targets < 0) | (targets >= num_classes)), axis=1)
+    else:
+        sums, sizes = jnp.sum(targets, -1), 1 + jnp.sum(jnp.abs(targets), -1)
+        nan = jnp.any(valid & ~jnp.isfinite(sums), axis=1)
+        unnormalised = jnp.any(valid & (jnp.abs(sums - 1) > 1e-3 * sizes), axis=1)
+    wrong = zero
+    if weights is not None:
+        wrong = jnp.any(valid & ~(jnp.isfinite(weights) & (weights >= 0)), axis=1)
+    return jnp.stack([nan, outside, unnormalised, wrong])
+
+
+def _check_values(defects: np.ndarray) -> None:
+    if defects.any():
+        raise HeadError(_DEFECTS[int(np.argmax(defects))])
 
 
 _round = jax.jit(_round_body, static_argnums=0)

@@ -127,6 +127,41 @@ def test_wrong_flags_end_in_one_line(flag, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--num_sed=1", "unknown flag --num_sed; did you mean --num_seeds?"),
+        ("--num_seeds=a", "--num_seeds=a: not an integer"),
+        ("--flagfile=none", "Unable to open flagfile"),
+        ("--out", "Missing value for flag --out"),
+        ("--nohelp=3", "--nohelp=3 does not take an argument"),
+        ("extra", "unexpected argument 'extra'"),
+    ],
+)
+def test_flags_that_cannot_be_read_end_in_one_line(flags, message):
+    ended = script("quickstart", flags)
+    assert ended.returncode == 2
+    assert message in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert not ended.stdout
+
+
+def test_every_script_runs_alike():
+    for path in SCRIPTS.glob("*.py"):
+        assert path.read_text().endswith("    run_script(main)\n"), path.name
+
+
+def test_output_that_nobody_reads_is_no_error():
+    program = "from w2s_jax.errors import run_script; run_script(lambda: print('a row'))"
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ended:
+        assert ended.stdout
+        assert ended.stderr
+        ended.stdout.close()
+        assert ended.stderr.read() == b""
+    assert ended.returncode == 141
+
+
 def test_configs_plan(tmp_path):
     """The grids are feasible at the published counts and as large as they say."""
     for benchmark in COUNTS:

@@ -210,6 +210,9 @@ def test_files_of_unknown_kind(npz, tmp_path):
     (tmp_path / "x.pkl").write_bytes(b"")
     with pytest.raises(FeatureError, match=r"unknown kind '\.pkl'"):
         load_features(tmp_path / "x.pkl")
+    for nothing in ("", None, 3):
+        with pytest.raises(FeatureError, match="are named by a path, found"):
+            load_features(nothing)
     with pytest.raises(FeatureError, match=r"csv goes with a \.npy file"):
         load_features(npz(), csv="x.csv")
 

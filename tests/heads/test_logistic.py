@@ -290,6 +290,14 @@ def test_hard_problems_end_at_their_minimum_and_never_in_nan(name):
         ({"loss": "hinge"}, "unknown loss 'hinge'"),
         ({"num_classes": 1, "targets": np.array([0, 0])}, "at least two classes"),
         ({"init": (np.zeros((1, 3, 1)), np.zeros((1, 1)))}, "init must be"),
+        ({"x": [[0.0, 1.0], [1.0]]}, "rows of unequal length"),
+        ({"targets": [[0], [0, 1]]}, "rows of different length"),
+        ({"l2": "small"}, "l2 must be numbers, found 'small'"),
+        ({"weights": ["a", "b"]}, "weights must be numbers"),
+        ({"rtol": -1.0}, "rtol must be a number >= 0"),
+        ({"atol": np.nan}, "atol must be a number >= 0"),
+        ({"max_iterations": 0}, "max_iterations must be at least 1"),
+        ({"memory_budget": "lots"}, "a size such as 2GiB"),
     ],
 )
 def test_bad_input_is_explained(arguments, message):
@@ -304,9 +312,23 @@ def test_an_intercept_needs_centred_features():
         fit_logistic(prepare(x, center=False), y, l2=0.1)
 
 
-def test_float64_needs_x64():
-    with pytest.raises(HeadError, match="jax_enable_x64"):
-        prepare(np.eye(3), dtype=np.float64)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dtype": np.float64}, "jax_enable_x64"),
+        ({"dtype": "foo"}, "float32 or float64, found 'foo'"),
+        ({"statistics_rows": np.array([3])}, "rows of the 3 features"),
+    ],
+)
+def test_what_cannot_be_prepared(arguments, message):
+    with pytest.raises(HeadError, match=message):
+        prepare(np.eye(3), **arguments)
+
+
+def test_probabilities_need_numbers():
+    x = np.eye(3, dtype=np.float32)
+    with pytest.raises(HeadError, match="floating point, found dtype <U1"):
+        predict_proba(fit_logistic(x, np.array([0, 1, 1])), np.full((1, 3), "a"))
 
 
 def test_other_values_and_sizes_compile_nothing(count_compilations):

@@ -140,3 +140,8 @@ def test_a_head_whose_loss_is_nan_says_so_and_touches_no_other(after):
 def test_impossible_exponents(q):
     with pytest.raises(HeadError, match=r"\(0, 1\]"):
         gce(q)
+
+
+def test_an_exponent_is_a_number():
+    with pytest.raises(HeadError, match="gce_q must be numbers, found 'a'"):
+        gce("a")

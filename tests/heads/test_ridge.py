@@ -277,6 +277,7 @@ def test_all_weights_zero_is_a_stated_result():
         (np.full(20, np.nan), {}, "finite"),
         (np.ones((2, 2, 20, 1)), {}, "ridge targets"),
         (np.ones(19), {}, "19 samples"),
+        (["a"] * 20, {}, "ridge targets must be numbers"),
         (np.ones(20), {"l2": -1.0}, "l2 must be"),
         (np.ones(20), {"l2": [1.0, 2.0], "weights": np.ones((3, 20))}, "heads"),
     ],

@@ -94,7 +94,7 @@ def test_a_round_sees_what_it_says_it_sees(on_labelled, on_unlabelled, oracle):
         seen.update({name: np.asarray(value) for name, value in values.items()})
 
     def look(inputs):
-        fields = {name: getattr(inputs, name) for name in ("labelled", "labels", "in_group")}
+        fields = {name: vars(inputs)[name] for name in ("labelled", "labels", "in_group")}
         jax.debug.callback(
             note, valid=inputs.valid, **{k: v for k, v in fields.items() if v is not None}
         )

@@ -97,6 +97,8 @@ def test_a_directory_that_is_something_else_is_left_alone(sets, tmp_path):
     with pytest.raises(StoreError, match="choose another --out"):
         run(Grid(pairs=(sets,), **SMALL), out=tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+    with pytest.raises(StoreError, match="a run directory is a path or a URL, found ''"):
+        run(Grid(pairs=(sets,), **SMALL), out="")
     with pytest.raises(StoreError, match="is a file"):
         run(Grid(pairs=(sets,), **SMALL), out=tmp_path / "thesis.tex")
 

@@ -259,6 +259,8 @@ def test_no_solution_without_penalty_beyond_as_many_features_as_samples():
         ({"beta_norm": float("inf")}, "beta_norm must be finite"),
         ({"form": "mixture", "student_l2": 0.1}, "the mixture form has no penalties"),
         ({"num_points": 100}, "powers of two from 2 on, found 100 and 4"),
+        ({"eta_l": "a"}, "eta_l must be numbers, found 'a'"),
+        ({"eta_l": [0.1, 0.2], "eta_u": [0.1] * 3}, "do not broadcast"),
         ({"eta_u": []}, "no settings: fractions and penalties have the common shape"),
         ({"num_blocks": 1}, "powers of two from 2 on, found 4096 and 1"),
     ],

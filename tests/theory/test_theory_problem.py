@@ -52,6 +52,8 @@ def test_from_overlap_has_the_products_asked_for():
         ((1, 2, 0.0, 1.0, 1.0), "mu_T must be a length >= 0, and 0 where there is no group"),
         ((3, 3, 2.0, 1.0, 1.5), "no mu_xi has these projections"),
         ((3, 3, 1.0, float("nan"), 1.5), "mu_T must be a length"),
+        (("a", 3, 1.0, 1.0, 1.0), "p_T must be numbers, found 'a'"),
+        ((3, 3, 1.0, [1.0, 2.0], 1.5), r"mu_T must be one number, found shape \(2,\)"),
     ],
 )
 def test_impossible_numbers(arguments, message):
@@ -76,6 +78,9 @@ def test_overlap_of_a_wrong_shape_or_size():
     ("changes", "message"),
     [
         ({"d_z": 0}, "d_z must be a whole number"),
+        ({"d_z": "many"}, "d_z must be numbers, found 'many'"),
+        ({"d_z": None}, "d_z must be a whole number"),
+        ({"sigma_y": "a"}, "sigma_y must be numbers, found 'a'"),
         ({"n_labelled": -3}, "n_labelled must be a whole number"),
         ({"n_unlabelled": True}, "n_unlabelled must be a whole number"),
         ({"mu_xi": [[1.0]]}, "mu_xi must be a finite vector"),

@@ -85,7 +85,8 @@ def download(repository: str, *, revision: str | None = None) -> Path:
         # Bad names are ValueErrors, all else (no network, no such repository) OSErrors.
         except (OSError, ValueError) as error:
             raise WeightsError(
-                f"{repository} cannot be downloaded ({type(error).__name__}: {error}); "
+                f"{repository} cannot be downloaded ({type(error).__name__}: "
+                f"{' '.join(str(error).split())}); "
                 "download it elsewhere and give its folder."
             ) from error
         if any((Path(folder) / name).is_file() for name in _FOLDER_FILES):

@@ -1,7 +1,9 @@
 """Checks of a feature set's arrays; each returns the array in its stored form or raises."""
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,6 +24,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def as_path(path: str | os.PathLike[str]) -> Path:
+    """A path, or a FeatureError where there is none."""
+    if not isinstance(path, str | os.PathLike) or not str(path):
+        raise FeatureError(f"features and predictions are named by a path, found {path!r:.60}")
+    return Path(path)
 
 
 def as_array(name: str, values: ArrayLike) -> np.ndarray:

@@ -6,8 +6,8 @@ from pathlib import Path
 from numpy.typing import ArrayLike
 
 from w2s_jax.errors import FeatureError
+from w2s_jax.features import checks
 from w2s_jax.features.cache import MANIFEST, load_cache
-from w2s_jax.features.checks import did_you_mean
 from w2s_jax.features.feature_set import FeatureSet
 from w2s_jax.features.importing import import_npy, import_npz
 
@@ -45,7 +45,7 @@ def load_features(
     Raises:
         FeatureError: saying what is wrong with the name or file and what to do.
     """
-    path = Path(name_or_path)
+    path = checks.as_path(name_or_path)
     if isinstance(name_or_path, str) and name_or_path in shipped_names():
         path = _DATA / name_or_path
     if path.suffix == ".npy" and not path.is_dir():
@@ -83,6 +83,7 @@ def _check_exists(path: Path) -> None:
         return
     known = shipped_names()
     raise FeatureError(
-        f"there is no feature set {str(path)!r}{did_you_mean(str(path), known)}: no such file or "
-        f"directory, and the sets that ship with the package are {', '.join(known) or 'none'}"
+        f"there is no feature set {str(path)!r}{checks.did_you_mean(str(path), known)}: "
+        "no such file or directory, and the sets that ship with the package are "
+        f"{', '.join(known) or 'none'}"
     )

@@ -162,7 +162,7 @@ def _join(
         ]
         raise FeatureError(
             f"ids differ: {sides[0]}, {sides[1]}, {num_common} in both; "
-            'give join="inner" to keep the common rows only'
+            'join="inner" (--join=inner) keeps the common rows only'
         )
     return rows
 

@@ -91,7 +91,7 @@ def load_predictions(path: str | os.PathLike[str]) -> Predictions:
     Raises:
         FeatureError: saying what is wrong with the file and what to do.
     """
-    path = Path(path)
+    path = checks.as_path(path)
     if path.suffix == ".npz":
         arrays = read_npz(path, ("ids", "predictions", "probabilities"))
     elif path.suffix == ".csv":

@@ -32,8 +32,10 @@ class Scaling(NamedTuple):
         return scaled
 
 
-def fit_scaling(features: np.ndarray, pool_rows: np.ndarray, how: str) -> Scaling:
-    """Centre and scale by the pool's rows (see `scale_features`)."""
+def fit_scaling(
+    features: np.ndarray, pool_rows: np.ndarray, how: str, name: str = "these features"
+) -> Scaling:
+    """Centre and scale by the pool's rows (see `scale_features`); `name` is for errors."""
     if how not in SCALINGS:
         raise FeatureError(f"unknown feature_scaling {how!r}; known: {', '.join(SCALINGS)}")
     mean = np.zeros(features.shape[1])
@@ -48,7 +50,7 @@ def fit_scaling(features: np.ndarray, pool_rows: np.ndarray, how: str) -> Scalin
     # What is left of a constant column after centring is rounding of its mean.
     constant = np.sqrt(variance) <= 1e-7 * np.abs(mean)
     if constant.all():
-        raise FeatureError("every feature is constant on the pool's rows; nothing to train on")
+        raise FeatureError(f"every feature of {name} is constant on the pool's rows; give others")
     if how == "none":
         scale = np.ones_like(mean)
     elif how == "rms":

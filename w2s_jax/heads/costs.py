@@ -211,8 +211,8 @@ class FitCost:
                 return bucket
         needed = self.peak_bytes(HEAD_BUCKETS[0])
         raise HeadError(
-            f"a memory budget of {budget / 2**20:.0f} MiB is too small for {self.num_rows} rows of "
-            f"{self.num_features} features: {HEAD_BUCKETS[0]} heads need {needed / 2**20:.0f} MiB; "
+            f"a memory budget of {budget / 2**20:.3g} MiB is too small for {self.num_rows} rows of "
+            f"{self.num_features} features: {HEAD_BUCKETS[0]} heads need {needed / 2**20:.3g} MiB; "
             "raise memory_budget"
         )
 

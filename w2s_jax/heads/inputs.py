@@ -9,9 +9,20 @@ from w2s_jax.errors import HeadError
 from w2s_jax.heads.prepared import Prepared, prepare, x64_enabled
 
 
+def as_numbers(value: ArrayLike, name: str, dtype: DTypeLike = np.float64) -> np.ndarray:
+    """Numbers on the host; texts and ragged lists are refused."""
+    try:
+        return np.asarray(value, dtype)
+    except (TypeError, ValueError):
+        raise HeadError(f"{name} must be numbers, found {value!r:.60}") from None
+
+
 def floating_features(x: ArrayLike) -> tuple[np.ndarray, np.dtype]:
     """Features on the host, and their heads' type: float64 only for these under jax_enable_x64."""
-    host = np.asarray(x)
+    try:
+        host = np.asarray(x)
+    except ValueError:
+        raise HeadError("features must be a matrix [n, d], found rows of unequal length") from None
     if not np.issubdtype(host.dtype, np.floating) and host.dtype != jnp.bfloat16:
         raise HeadError(f"features must be floating point, found dtype {host.dtype}")
     wide = host.dtype == np.float64 and x64_enabled()
@@ -64,7 +75,7 @@ def check_weights(weights: ArrayLike | None, num_samples: int) -> np.ndarray:
     """
     if weights is None:
         return np.ones((1, num_samples))
-    host = np.atleast_2d(np.asarray(weights, dtype=np.float64))
+    host = np.atleast_2d(as_numbers(weights, "weights"))
     if host.ndim != 2 or host.shape[1] != num_samples:
         raise HeadError(
             f"weights must be [m] or [h, m] with m = {num_samples} rows, found {host.shape}"
@@ -91,7 +102,7 @@ def common_heads(**sizes: int) -> int:
 
 def per_head(value: ArrayLike, num_heads: int, name: str, dtype: DTypeLike) -> np.ndarray:
     """A non-negative hyperparameter as ``[h]``."""
-    host = np.asarray(value, dtype=dtype)
+    host = as_numbers(value, name, dtype)
     if host.ndim > 1:
         raise HeadError(f"{name} must be a scalar or one value per head, found {host.shape}")
     if not np.isfinite(host).all() or (host < 0).any():

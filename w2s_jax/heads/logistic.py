@@ -10,12 +10,14 @@ from numpy.typing import ArrayLike
 
 from w2s_jax.errors import HeadError
 from w2s_jax.heads.buckets import lanes_for, path_length
-from w2s_jax.heads.costs import default_budget, pool_is_cheaper
+from w2s_jax.heads.costs import default_budget, parse_bytes, pool_is_cheaper
 from w2s_jax.heads.inputs import (
+    as_numbers,
     broadcast_heads,
     check_row_sets,
     check_weights,
     common_heads,
+    floating_features,
     groups_of_equal_rows,
     per_head,
     prepare_if_needed,
@@ -72,7 +74,7 @@ def fit_logistic(
     rtol: float | None = None,
     atol: float | None = None,
     max_iterations: int = 1000,
-    memory_budget: int | None = None,
+    memory_budget: int | str | None = None,
 ) -> LogisticHeads:
     r"""Fits many logistic heads at once.
 
@@ -85,7 +87,8 @@ def fit_logistic(
     predictor; both are told by the head's status.
 
     Args:
-      x: features ``[n, d]``, or a `Prepared` to reuse the centring and rotation.
+      x: features ``[n, d]``, or a `Prepared` to reuse the centring and rotation. Heads are float32,
+        and float64 only for float64 features under ``jax_enable_x64``.
       targets: class indices ``[m]`` or ``[h, m]`` (integers), or soft targets ``[m, c]`` or
         ``[h, m, c]`` that sum to one over classes and may have negative entries; aligned with
         `rows`.
@@ -101,7 +104,8 @@ def fit_logistic(
         float32 and 1e-10 in float64.
       atol: see rtol; default 1e-2 of the type's rounding unit.
       max_iterations: passes over the data that a head may take.
-      memory_budget: bytes of device memory beside the features; heads beyond it run in turn.
+      memory_budget: bytes of device memory beside the features, or a size such as "2GiB"; heads
+        beyond it run in turn.
         Default 40 % of the device's memory.
 
     Returns:
@@ -122,7 +126,10 @@ def fit_logistic(
     dtype = prepared.x.dtype
     canonical = as_targets(targets, num_classes, dtype)
     num_samples, count = canonical.values.shape[-1], canonical.num_classes
+    if isinstance(memory_budget, str):
+        memory_budget = parse_bytes(memory_budget)
     budget = default_budget() if memory_budget is None else memory_budget
+    _check_stopping(rtol, atol, max_iterations)
     row_sets = check_row_sets(rows, prepared.num_rows, num_samples, "targets")
     host_weights = check_weights(weights, num_samples)
     start = None if init is None else _start_of(prepared, init, count)
@@ -177,6 +184,16 @@ def fit_logistic(
     return LogisticHeads(w, b, **others)
 
 
+def _check_stopping(rtol: float | None, atol: float | None, max_iterations: int) -> None:
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if value is not None and not as_numbers(value, name) >= 0:
+            raise HeadError(f"{name} must be a number >= 0, found {value!r}")
+    if isinstance(max_iterations, bool) or not isinstance(max_iterations, int | np.integer):
+        raise HeadError(f"max_iterations must be a whole number, found {max_iterations!r}")
+    if max_iterations < 1:
+        raise HeadError(f"max_iterations must be at least 1, found {max_iterations}")
+
+
 def _pool(
     row_sets: Int[np.ndarray, "h m"],
     members: list[np.ndarray],
@@ -227,7 +244,9 @@ def _start_of(
     prepared: Prepared, init: tuple[ArrayLike, ArrayLike] | LogisticHeads, num_classes: int
 ) -> Float[np.ndarray, "h k p"]:
     """Starting parameters in prepared coordinates, from (w, b) in the caller's."""
-    w, b = (np.asarray(part, prepared.x.dtype) for part in init[:2])
+    if not isinstance(init, tuple) or len(init) < 2:
+        raise HeadError(f"init must be (w, b) or heads of an earlier fit, found {init!r:.60}")
+    w, b = (as_numbers(part, "init", prepared.x.dtype) for part in init[:2])
     num_features, num_logits = prepared.rotation.shape[0], num_logits_of(num_classes)
     if b.ndim != 2 or w.shape != (len(b), num_features, b.shape[1]) or b.shape[1] != num_logits:
         raise HeadError(
@@ -260,7 +279,9 @@ def _predict(w: Array, b: Array, x: Array) -> Float[Array, "h n c"]:
 
 def predict_proba(heads: LogisticHeads, x: ArrayLike) -> Float[Array, "h n c"]:
     """Class probabilities of every head on features ``[n, d]`` in the caller's coordinates."""
-    x = np.asarray(x)
+    if not isinstance(heads, LogisticHeads):
+        raise HeadError(f"give the heads of fit_logistic, found {type(heads).__name__}")
+    x, _ = floating_features(x)
     if x.ndim != 2 or x.shape[1] != heads.w.shape[1]:
         raise HeadError(f"features must be [n, {heads.w.shape[1]}], found shape {x.shape}")
     return _predict(heads.w, heads.b, x)

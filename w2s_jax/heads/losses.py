@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
 from w2s_jax.errors import HeadError
+from w2s_jax.heads.inputs import as_numbers
 
 
 @jax.tree_util.register_dataclass
@@ -189,7 +190,7 @@ def gce(q: ArrayLike) -> Loss:
     >>> gce(0.7).name
     'gce'
     """
-    values = np.asarray(q, dtype=np.float64)
+    values = as_numbers(q, "gce_q")
     if values.ndim > 1:
         raise HeadError(f"gce_q must be a scalar or one value per head, found {values.shape}")
     if not np.all((values > 0) & (values <= 1)):

@@ -73,7 +73,10 @@ def check_dtype(dtype: DTypeLike) -> jnp.dtype:
     Raises:
       HeadError: for another type than float32 and float64, or float64 without ``jax_enable_x64``.
     """
-    dtype = jnp.dtype(dtype)
+    try:
+        dtype = jnp.dtype(dtype)
+    except TypeError:
+        raise HeadError(f"heads are trained in float32 or float64, found {dtype!r}") from None
     if dtype not in (jnp.float32, jnp.float64):
         raise HeadError(f"heads are trained in float32 or float64, found {dtype}")
     if dtype == jnp.float64 and not x64_enabled():
@@ -148,7 +151,10 @@ def find_basis(
     """Mean and principal axes of features (see `prepare`)."""
     dtype = check_dtype(dtype)
     check_matrix(x)
-    base = x if statistics_rows is None else x[np.asarray(statistics_rows)]
+    try:
+        base = x if statistics_rows is None else x[np.asarray(statistics_rows)]
+    except IndexError as error:
+        raise HeadError(f"statistics_rows must be rows of the {len(x)} features: {error}") from None
     if not len(base):
         raise HeadError("no rows to compute the mean from: statistics_rows is empty")
     mean = base.mean(axis=0, dtype=np.float64) if center else np.zeros(x.shape[1])

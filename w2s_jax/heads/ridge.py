@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from w2s_jax.errors import HeadError
 from w2s_jax.heads.buckets import of_backend, padded_size
 from w2s_jax.heads.inputs import (
+    as_numbers,
     broadcast_heads,
     check_row_sets,
     check_weights,
@@ -313,7 +314,8 @@ def fit_ridge(
     zero.
 
     Args:
-      x: features ``[n, d]``, best as they are: ridge needs nothing of a `Prepared`, whose features
+      x: features ``[n, d]``; heads are float32, and float64 only for float64 features under
+        ``jax_enable_x64``. Best as they are: ridge needs nothing of a `Prepared`, whose features
         are rounded after the rotation.
       targets: real numbers ``[m]``, ``[m, k]`` or one set per head ``[h, m, k]``, aligned with
         `rows`.
@@ -334,7 +336,7 @@ def fit_ridge(
     """
     space, dtype, num_features = _space(x, fit_intercept)
     host = np.asarray(targets)
-    host = host if host.dtype == np.float32 else np.asarray(host, dtype=np.float64)
+    host = host if host.dtype == np.float32 else as_numbers(targets, "ridge targets")
     if host.ndim not in (1, 2, 3) or not host.size or not np.isfinite(host).all():
         raise HeadError(
             f"ridge targets must be finite and [m], [m, k] or [h, m, k], found {host.shape}"

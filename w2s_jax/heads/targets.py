@@ -43,7 +43,14 @@ def as_targets(targets: ArrayLike, num_classes: int | None, dtype: jnp.dtype) ->
       HeadError: for indices outside ``0..c-1``, fewer than two classes, soft targets that do not
         sum to one, or NaN.
     """
-    host = np.asarray(targets)
+    if num_classes is not None and (
+        isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer)
+    ):
+        raise HeadError(f"num_classes must be a whole number, found {num_classes!r}")
+    try:
+        host = np.asarray(targets)
+    except ValueError:
+        raise HeadError("targets have rows of different length; give one array") from None
     if host.dtype == bool or np.issubdtype(host.dtype, np.integer):
         if host.ndim not in (1, 2) or not host.size:
             raise HeadError(f"class indices must be [n] or [h, n], found shape {host.shape}")

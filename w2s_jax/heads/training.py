@@ -73,7 +73,10 @@ class Step(abc.ABC):
 
     def holds(self, params: Float[Array, "k p"], batch: Batch) -> Bool[Array, " m"]:
         """What is recorded of each row at checkpoints, such as whether it is predicted rightly."""
-        raise NotImplementedError(f"{type(self).__name__} records nothing; define holds")
+        raise HeadError(
+            f"its rule, a {type(self).__name__}, has nothing to record; give it holding (a Step of "
+            "your own: holds), or leave out record_every"
+        )
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:

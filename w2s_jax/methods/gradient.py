@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
+from w2s_jax.errors import HeadError
 from w2s_jax.heads.training import Batch, Step, head_logits
 from w2s_jax.methods.rounds import RoundInputs
 
@@ -95,6 +96,7 @@ class GradientStep(Step):
         weights = jnp.ones(logits.shape[1], logits.dtype)
         if self.weights is not None:
             weights = self.weights(logits, batch.inputs, batch.step).astype(logits.dtype)
+            _check_one_a_row("weights", weights, logits)
         return jax.lax.stop_gradient(jnp.where(batch.valid, weights, 0.0))
 
     def _mean(
@@ -103,5 +105,15 @@ class GradientStep(Step):
         logits = head_logits(params, batch.x)
         weights = self._weights(logits, batch)
         total = jnp.sum(weights)
-        losses = jnp.where(weights > 0, loss(logits, batch.inputs, batch.step), 0.0)
+        losses = loss(logits, batch.inputs, batch.step)
+        _check_one_a_row("loss", losses, logits)
+        losses = jnp.where(weights > 0, losses, 0.0)
         return jnp.sum(weights * losses) / jnp.where(total > 0, total, 1.0)
+
+
+def _check_one_a_row(name: str, numbers: Array, logits: Float[Array, "k m"]) -> None:
+    if numbers.shape != logits.shape[1:]:
+        raise HeadError(
+            f"its {name} must be one number a row, [m] = {list(logits.shape[1:])}, found shape "
+            f"{list(numbers.shape)}"
+        )

@@ -22,8 +22,7 @@ from w2s_jax.methods.rounds import Fit, Method, RoundInputs
 
 def groups_of(inputs: RoundInputs) -> Bool[Array, "g n"]:
     """Whether each row belongs to each group."""
-    if inputs.in_group is None:
-        raise TypeError("the round sees no groups; set oracle")
+    assert inputs.in_group is not None
     return inputs.in_group
 
 

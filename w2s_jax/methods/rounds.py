@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,14 +25,23 @@ from w2s_jax.heads.targets import num_logits_of
 from w2s_jax.heads.training import Schedule, Step, TrainedRows, train_rows
 from w2s_jax.methods.definition import source_digest
 
+# What shows a round the fields of its inputs that not every round sees.
+_SHOWN_BY = {
+    "labelled": "on_labelled=True",
+    "labels": "oracle=True (on_labelled=True shows those of the teacher's labelled rows)",
+    "in_group": "oracle=True",
+    "last_held": "a Train with record_every before it",
+}
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+
+@jax.tree_util.register_pytree_node_class
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class RoundInputs:
     """What one head's round may look at.
 
     Rows are in draw order, padded to a bucket. No true label and no group of an unlabelled row is
-    in it, unless the round says that it is an oracle.
+    in it, unless the round says that it is an oracle. Asking for a field that the round does not
+    see is a `HeadError`.
 
     Attributes:
         teacher_probabilities: teacher's class probabilities on the rows ``[n, c]``.
@@ -42,12 +51,11 @@ class RoundInputs:
         hyperparameters: scalars by name, those the round reads; with ``keep_fraction`` also
             ``keep_count``, the unlabelled rows that it keeps, and with several members ``member``,
             the head's number. ``seed`` is two words of 32 bits ``[2]``.
-        labelled: whether the teacher learned from the row ``[n]``; None in a round on unlabelled
-            rows.
-        labels: true classes ``[n]``, -1 where they are hidden; None in a round that sees none.
-        in_group: whether each row belongs to each group ``[g, n]``; None but for oracles.
+        labelled: whether the teacher learned from the row ``[n]``; in a round with `on_labelled`.
+        labels: true classes ``[n]``, -1 where they are hidden; in a round that sees any.
+        in_group: whether each row belongs to each group ``[g, n]``; for oracles.
         last_held: what each of the m members of the previous round recorded ``[m, n]`` (see
-            `Train`), -1 on labelled rows; None where it recorded nothing.
+            `Train`), -1 on labelled rows; where it recorded something.
     """
 
     teacher_probabilities: Float[Array, "n c"]
@@ -58,6 +66,25 @@ class RoundInputs:
     labels: Int[Array, " n"] | None = None
     in_group: Bool[Array, "g n"] | None = None
     last_held: Int[Array, "m n"] | None = None
+
+    def __getattribute__(self, name: str) -> Any:
+        """A field; None would compare with arrays and weigh all rows as nothing, unseen."""
+        value = super().__getattribute__(name)
+        if value is None and name in _SHOWN_BY:
+            raise HeadError(f"it looks at {name}, which it does not see; give it {_SHOWN_BY[name]}")
+        return value
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], None]:
+        """All fields, seen or not."""
+        return tuple(vars(self).values()), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, fields: tuple[Any, ...]) -> "RoundInputs":
+        """Back from the fields, which may be any leaves."""
+        inputs = object.__new__(cls)
+        names = (field.name for field in dataclasses.fields(cls))
+        vars(inputs).update(zip(names, fields, strict=True))
+        return inputs
 
 
 Function = Callable[[RoundInputs], Array]
@@ -272,15 +299,7 @@ class Train:
         )
         data = (teacher.astype(zero.dtype), logits, dict(hyperparameters), dict(known or {}))
         start = previous[:, 0] if previous is not None and self.warm_start else zero
-        try:
-            return train_rows(prepared, rows, self.step, _inputs_of_rows, data, schedule, start)
-        except KeyError as error:
-            if error.args[0] in hyperparameters:
-                raise
-            raise HeadError(
-                f"a rule looks up {error}, which it does not say it reads; name it among the "
-                "rule's hyperparameters (reads of a GradientStep)"
-            ) from error
+        return train_rows(prepared, rows, self.step, _inputs_of_rows, data, schedule, start)
 
 
 Round = Fit | Train
@@ -366,9 +385,14 @@ class Method:
         """The rounds, if they can follow one another.
 
         Raises:
-            HeadError: where the last is no single student, or a warm start has no head to start at.
+            HeadError: where the last is no single student, or a warm start has no head to start at,
+                or something is no round.
         """
         rounds = self.rounds(options)
+        if not isinstance(rounds, tuple) or not all(isinstance(r, Round) for r in rounds):
+            raise HeadError(
+                f"method {self.name!r} must be a tuple of Fit and Train, found {rounds!r}"
+            )
         if rounds and (rounds[-1].on_teacher_features or rounds[-1].members > 1):
             raise HeadError(
                 f"method {self.name!r} ends with a round on the teacher's features or of several "

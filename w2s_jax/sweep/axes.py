@@ -257,7 +257,10 @@ def as_tuple(values: Any, name: str) -> tuple[Any, ...]:
     """An axis as a tuple: a scalar or string stands for itself, duplicates are dropped."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         values = (values,)
-    unique = tuple(dict.fromkeys(values))
+    try:
+        unique = tuple(dict.fromkeys(values))
+    except TypeError:
+        raise GridError(f"{name} must be one value or a flat list, found {values!r:.60}") from None
     if not unique:
         raise GridError(f"{name} has no values; give at least one")
     return unique
@@ -292,7 +295,8 @@ def check_numbers(
                 continue
         kind = "a whole number" if integer else "a number"
         left = "(" if open_low else "["
-        right = "inf)" if high == float("inf") else f"{high:g}]"
+        right = "inf)" if high == float("inf") else f"{high:.0f}]" if integer else f"{high:g}]"
         known = f", or {' or '.join(words)}" if words else ""
-        raise GridError(f"{name} must be {kind} in {left}{low:g}, {right}{known}; found {value!r}")
+        found = f"{value:.0f}" if isinstance(value, float) and value.is_integer() else repr(value)
+        raise GridError(f"{name} must be {kind} in {left}{low:g}, {right}{known}; found {found}")
     return tuple(dict.fromkeys(out))

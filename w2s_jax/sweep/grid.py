@@ -241,7 +241,7 @@ def _refuse_unknown(method: str, names: Sequence[str], known: set[str]) -> None:
 @functools.lru_cache(maxsize=256)
 def hyperparameters_of(method: Method, options: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
     """Hyperparameters that a method's rounds read under given options."""
-    read = {n for fit in method.rounds(dict(options)) for n in fit.hyperparameters}
+    read = {n for fit in method.checked_rounds(dict(options)) for n in fit.hyperparameters}
     return tuple(sorted(read))
 
 

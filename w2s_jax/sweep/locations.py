@@ -31,6 +31,8 @@ def location(run: Any) -> Location:
     """
     if isinstance(run, Path) or hasattr(run, "fs"):
         return run
+    if not isinstance(run, str | os.PathLike) or not str(run):
+        raise StoreError(f"a run directory is a path or a URL, found {run!r}")
     text = str(run)
     if "://" not in text:
         return Path(text)

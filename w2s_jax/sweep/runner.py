@@ -387,7 +387,7 @@ class _Runner:
                 self._sides[key] = self._deal_out(features, index, data.pool_rows, scaling, key)
                 return self._sides[key]
             raw = features.features[index]
-            scale = fit_scaling(raw, data.pool_rows, scaling)
+            scale = fit_scaling(raw, data.pool_rows, scaling, features.name)
             scaled = scale.apply(raw, self._dtype)
             basis = find_basis(scaled, statistics_rows=data.pool_rows, dtype=self._dtype)
             prepared = prepare_in(basis, scaled, dtype=self._dtype)

@@ -75,6 +75,7 @@ def check_models(models: Sequence[str]) -> tuple[str, ...]:
     Raises:
         GridError: for an unknown one.
     """
+    models = (models,) if isinstance(models, str) else models
     unknown = [name for name in models if name not in MODELS]
     if unknown:
         known = ", ".join(MODELS)

@@ -82,18 +82,15 @@ class GaussianProblem:
 
     def __post_init__(self):
         for name in ("d_z", "n_labelled", "n_unlabelled"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or value != int(value) or value < 1:
-                raise TheoryError(f"{name} must be a whole number from 1 on, found {value!r}")
-            object.__setattr__(self, name, int(value))
-        mean = np.asarray(self.mu_xi, np.float64)
+            object.__setattr__(self, name, checked_count(name, getattr(self, name)))
+        mean = as_numbers(self.mu_xi, "mu_xi")
         if mean.ndim != 1 or not np.isfinite(mean).all():
             raise TheoryError(f"mu_xi must be a finite vector [p], found shape {mean.shape}")
         object.__setattr__(self, "mu_xi", mean)
         for name in ("teacher_map", "student_map"):
             object.__setattr__(self, name, _checked_map(name, getattr(self, name), len(mean)))
         for name, least in (("sigma_y", "at least"), ("sigma_xi", "greater than")):
-            value = float(getattr(self, name))
+            value = _checked_number(name, getattr(self, name))
             if not math.isfinite(value) or value < 0 or (value == 0 and least == "greater than"):
                 raise TheoryError(f"{name} must be finite and {least} 0, found {value}")
             object.__setattr__(self, name, value)
@@ -262,21 +259,20 @@ class GaussianProblem:
         >>> round(float(problem.shared_dim), 12), np.round(problem.mu_T, 12).tolist()
         (1.5, [2.0, 0.0, 0.0])
         """
-        for name, count in (("p_T", p_T), ("p_S", p_S)):
-            if count != int(count) or count < 1:
-                raise TheoryError(f"{name} must be a whole number from 1 on, found {count!r}")
-        a, b = int(p_T) - 1, int(p_S) - 1
+        a, b = (checked_count(name, count) - 1 for name, count in (("p_T", p_T), ("p_S", p_S)))
+        similarity = _checked_number("similarity", similarity)
         most = min(a, b)
         if not 0 <= similarity <= most:
             raise TheoryError(
-                f"similarity must be from 0 to min(p_T, p_S) - 1 = {most}, found {similarity}"
+                f"similarity must be from 0 to min(p_T, p_S) - 1 = {most}, found {similarity:g}"
             )
         means = []
         for name, length, size in (("mu_T", mu_T, a), ("mu_S", mu_S, b)):
+            length = _checked_number(name, length)
             if not math.isfinite(length) or length < 0 or (length > 0 and not size):
                 raise TheoryError(
                     f"{name} must be a length >= 0, and 0 where there is no group feature; found "
-                    f"{length} with {size} of them"
+                    f"{length:g} with {size} of them"
                 )
             means.append(length * np.eye(1, size)[0] if size else np.zeros(0))
         Xi = math.sqrt(similarity / most) * np.eye(a, b) if most else np.zeros((a, b))
@@ -291,8 +287,31 @@ class GaussianProblem:
         )
 
 
+def as_numbers(value: ArrayLike, name: str) -> np.ndarray:
+    """An array of numbers; anything else is a `TheoryError`."""
+    try:
+        return np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        raise TheoryError(f"{name} must be numbers, found {value!r:.60}") from None
+
+
+def checked_count(name: str, count: Any, least: int = 1) -> int:
+    """A whole number that is large enough."""
+    number = as_numbers(count, name)
+    if isinstance(count, bool) or number.ndim or not number >= least or number % 1:
+        raise TheoryError(f"{name} must be a whole number from {least} on, found {count!r}")
+    return int(count)
+
+
+def _checked_number(name: str, value: Any) -> float:
+    number = as_numbers(value, name)
+    if number.ndim:
+        raise TheoryError(f"{name} must be one number, found shape {number.shape}")
+    return float(number)
+
+
 def _checked_map(name: str, value: Any, p: int) -> np.ndarray:
-    columns = np.zeros((p, 0)) if value is None else np.asarray(value, np.float64)
+    columns = np.zeros((p, 0)) if value is None else as_numbers(value, name)
     if columns.ndim != 2 or columns.shape[0] != p:
         raise TheoryError(
             f"{name} must be [p, k] with p = {p} as mu_xi says, found shape {columns.shape}"

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from w2s_jax.heads.buckets import padded_size
 from w2s_jax.theory.integration import NUM_BLOCKS, NUM_POINTS, gaussian_points
 from w2s_jax.theory.mixture import mixture_moments, second_moment
-from w2s_jax.theory.problem import GaussianProblem, Reduced, TheoryError
+from w2s_jax.theory.problem import GaussianProblem, Reduced, TheoryError, as_numbers
 from w2s_jax.theory.proportional import MAX_ITERATIONS, ErrorMoments, proportional_moments
 from w2s_jax.theory.published import published_risks
 
@@ -64,7 +64,7 @@ def check_settings(**values: ArrayLike) -> None:
         if is_traced(value):
             continue
         most = 1.0 if name.startswith("eta") else np.inf
-        array = np.asarray(value, np.float64)
+        array = as_numbers(value, name)
         wrong = array[~((array >= 0) & (array <= most) & np.isfinite(array))]
         if wrong.size:
             allowed = "from 0 to 1" if most == 1 else "finite and at least 0"
@@ -187,7 +187,13 @@ def risks(
     with jax.enable_x64(True):
         reduced = problem.reduced()
         values = (*fractions.values(), *penalties.values(), beta_norm)
-        shape = np.broadcast_shapes(*map(np.shape, values))
+        try:
+            shape = np.broadcast_shapes(*map(np.shape, values))
+        except ValueError:
+            raise TheoryError(
+                "fractions and penalties do not broadcast: their shapes are "
+                f"{', '.join(str(np.shape(value)) for value in values)}"
+            ) from None
         if not math.prod(shape):
             raise TheoryError(f"no settings: fractions and penalties have the common shape {shape}")
         settings = _padded(values, shape)

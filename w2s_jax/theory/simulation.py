@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from w2s_jax.heads import fit_ridge
 from w2s_jax.theory.mixture import second_moment
-from w2s_jax.theory.problem import GaussianProblem, TheoryError
+from w2s_jax.theory.problem import GaussianProblem, TheoryError, checked_count
 from w2s_jax.theory.risks import check_settings
 
 MEMORY_BUDGET = 2**30
@@ -184,8 +184,7 @@ def simulate(
         ("num_draws", num_draws, 2),
         ("labels_per_draw", labels_per_draw, 1),
     ):
-        if count != int(count) or count < least:
-            raise TheoryError(f"{name} must be a whole number from {least} on, found {count!r}")
+        checked_count(name, count, least)
     settings = {"eta_l": eta_l, "eta_u": eta_u, "teacher_l2": teacher_l2, "student_l2": student_l2}
     for name, value in {**settings, "beta_norm": beta_norm}.items():
         if np.ndim(value):
