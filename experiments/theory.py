@@ -10,7 +10,7 @@ import os
 
 from absl import flags
 
-from w2s_jax.errors import run_script
+from w2s_jax.errors import W2SError, run_script
 
 TEACHER = "reviews_vs_tweets/minilm_embeddings"
 STUDENT = "reviews_vs_tweets/minilm_last"
@@ -21,7 +21,9 @@ flags.DEFINE_integer("num_draws", 32, "draws for each simulated point", lower_bo
 flags.DEFINE_integer("labels_per_draw", 16, "labels for the features of a draw", lower_bound=1)
 flags.DEFINE_integer("num_dots", 5, "simulated points on a curve", lower_bound=2)
 flags.DEFINE_integer("num_seeds", 5, "draws of the benchmark; 0 leaves it out", lower_bound=0)
-flags.DEFINE_float("spectral_mass", 0.9, "share of the within-group variance that counts")
+flags.DEFINE_float(
+    "spectral_mass", 0.9, "share of the within-group variance that counts, > 0", 0.0, 1.0
+)
 flags.DEFINE_integer("seed", 0, "of the simulations")
 FLAGS = flags.FLAGS
 
@@ -55,6 +57,8 @@ def main() -> None:
     from w2s_jax.theory.findings import findings
     from w2s_jax.theory.study import STUDIES, Setup, distance_at_practical_ratios
 
+    if os.path.isfile(FLAGS.out):
+        raise W2SError(f"--out={FLAGS.out} is a file; give a folder to write the page to")
     enable_compilation_cache()
     effort = (FLAGS.num_draws, FLAGS.labels_per_draw, FLAGS.num_dots)
     setup = Setup(FLAGS.d_z, *effort, FLAGS.seed)
