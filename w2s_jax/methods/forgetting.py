@@ -54,7 +54,8 @@ def is_pseudolabel(logits: Array, inputs: RoundInputs, step: Array) -> Bool[Arra
 
 def forgetting_time(inputs: RoundInputs) -> Int[Array, " n"]:
     """Second-split forgetting time of every row, in checkpoints."""
-    assert inputs.last_held is not None
+    if inputs.last_held is None:
+        raise TypeError("the round before recorded nothing; set record_every")
     member = half_of(inputs)[None]
     return jnp.take_along_axis(inputs.last_held, member, axis=0)[0] + 1
 

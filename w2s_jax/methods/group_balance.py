@@ -22,7 +22,8 @@ from w2s_jax.methods.rounds import Fit, Method, RoundInputs
 
 def groups_of(inputs: RoundInputs) -> Bool[Array, "g n"]:
     """Whether each row belongs to each group."""
-    assert inputs.in_group is not None
+    if inputs.in_group is None:
+        raise TypeError("the round sees no groups; set oracle")
     return inputs.in_group
 
 

@@ -17,13 +17,15 @@ from w2s_jax.methods.rounds import Fit, Method, RoundInputs, as_probabilities
 
 def labels_of(inputs: RoundInputs) -> Array:
     """The labels that the round sees ``[n]``, -1 elsewhere."""
-    assert inputs.labels is not None
+    if inputs.labels is None:
+        raise TypeError("the round sees no labels; set on_labelled or oracle")
     return inputs.labels
 
 
 def is_labelled(inputs: RoundInputs) -> Array:
     """Weight 1 for rows that the teacher learned from, 0 for the others ``[n]``."""
-    assert inputs.labelled is not None
+    if inputs.labelled is None:
+        raise TypeError("the round sees no labelled rows; set on_labelled")
     return inputs.labelled.astype(inputs.logits.dtype)
 
 
