@@ -138,9 +138,9 @@ PINNED = {
 }
 SHARED = {
     "balancing": "7149581cc04efebd",
-    "gradient": "8c5d597e09121a66",
+    "gradient": "108d3700a06704f4",
     "noise": "173b5b2befa78563",
-    "rounds": "79e2a960268b0b90",
+    "rounds": "4bb1730baf213c47",
     "selection": "1359e14d91040020",
 }
 
