@@ -514,7 +514,6 @@ class StudentStage:
                     hyperparameters,
                     known,
                 )
-                _check_values(np.asarray(defects))
                 loss = fit.loss(hyperparameters)
                 solution = fit_rows(
                     prepared,
@@ -529,6 +528,7 @@ class StudentStage:
                     num_rows=scope.num_rows,
                     memory_budget=self._budget,
                 )
+                _check_values(np.asarray(defects))  # waits for nothing that the fit did not
                 mask = np.asarray(weights) > 0
                 mask = np.broadcast_to(mask, (len(padded), mask.shape[1]))
             parts.append(_to_host(solution, len(heads)))
