@@ -52,10 +52,11 @@ def measure() -> None:
     from benchmarking.data import Recipe
     from benchmarking.measure import Settings, run_case
     from benchmarking.processes import WorkerError
-    from benchmarking.workloads import select
+    from benchmarking.workloads import check_peers, select
 
     settings = Settings(FLAGS.repeats, FLAGS.peer_seconds, FLAGS.limit, peers=tuple(FLAGS.peers))
     cases = select(FLAGS.workloads, FLAGS.scale)
+    check_peers(FLAGS.peers, cases)
     result = results.new_result()
     path = None
     for case in cases:
@@ -116,6 +117,8 @@ def main() -> None:
                 raise W2SError(
                     f"--workloads={alone.pop()} is measured by itself; name no other beside it"
                 )
+            if FLAGS.peers:
+                raise W2SError("--peers chooses among those of the other workloads; leave it out")
             ALONE[alone.pop()]()
         else:
             measure()

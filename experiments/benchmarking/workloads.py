@@ -1,6 +1,7 @@
 """The workloads: which problems, and how many heads each solver is given of them."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from .chains import ChainShape
 from .data import Shape
@@ -137,3 +138,17 @@ def select(names: list[str], scale: float) -> list[Case]:
             raise ValueError(f"unknown workload {name!r}; known: all, {', '.join(workloads)}")
         chosen |= found
     return [case for cases in chosen.values() for case in cases]
+
+
+def check_peers(peers: Sequence[str], cases: Sequence[Case]) -> None:
+    """Refuses peers that no case has.
+
+    Raises:
+        ValueError: for such a peer; it lists the known ones.
+    """
+    known = dict.fromkeys(name for case in cases for name in case.solvers if name != "engine")
+    for peer in peers:
+        if peer not in known:
+            raise ValueError(
+                f"unknown peer {peer!r}; known for these workloads: {', '.join(known)}"
+            )

@@ -184,6 +184,13 @@ def test_unknown_workloads_are_refused_with_the_known_ones():
     assert solvers <= {name for homes in HOMES.values() for name in homes}
 
 
+def test_unknown_peers_are_refused_with_the_known_ones():
+    cases = workloads.select(["ridge"], 1)
+    with pytest.raises(ValueError, match="unknown peer 'foo'; known .*: scikit-learn, himalaya"):
+        workloads.check_peers(["scikit-learn", "foo"], cases)
+    workloads.check_peers(["himalaya torch"], cases)
+
+
 @pytest.mark.parametrize("module", [data, results, table])
 def test_docstring_examples(module):
     assert doctest.testmod(module).failed == 0
