@@ -30,6 +30,19 @@ def test_blocks_run(name, num_blocks, tmp_path, monkeypatch):
     finally:
         METHODS.clear()
         METHODS.update(known)
+    if name == "README.md":
+        check_columns(namespace["rows"])
+
+
+def check_columns(rows):
+    """Every column of some rows is documented."""
+    table = (ROOT / "README.md").read_text().split("## Result rows")[1].split("## More")[0]
+    assert len(rows)
+    for column in rows.columns:
+        name = re.sub(r"^(teacher|ceiling|student)_(?!l2|fingerprint)", "m_", column)
+        name = re.sub(r"group_\d+", "group_0", name)
+        name = re.sub(r"^kept_pseudolabel_accuracy_m", "..._m", name)
+        assert f"`{name}`" in table, column
 
 
 @pytest.mark.reference
@@ -53,19 +66,3 @@ def test_scripts_that_the_docs_name_exist():
     for name in ("README.md", "BUILD.md"):
         for script in re.findall(r"experiments/\w+\.py", (ROOT / name).read_text()):
             assert (ROOT / script).is_file(), script
-
-
-def test_every_column_is_documented(tmp_path):
-    grid = w2s_jax.Grid(
-        pairs="reviews_vs_tweets/minilm_embeddings:reviews_vs_tweets/minilm_last",
-        eta_l=0.5,
-        eta_u=0.3,
-        seeds=0,
-        n_unlabelled=200,
-    )
-    table = (ROOT / "README.md").read_text().split("## Result rows")[1].split("## More")[0]
-    for column in w2s_jax.run(grid).columns:
-        name = re.sub(r"^(teacher|ceiling|student)_(?!l2|fingerprint)", "m_", column)
-        name = re.sub(r"group_\d+", "group_0", name)
-        name = re.sub(r"^kept_pseudolabel_accuracy_m", "..._m", name)
-        assert f"`{name}`" in table, column

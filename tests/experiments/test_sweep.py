@@ -1,5 +1,6 @@
 """The sweep and report scripts as a shell runs them."""
 
+import os
 import re
 import subprocess
 import sys
@@ -162,18 +163,39 @@ def test_output_that_nobody_reads_is_no_error():
     assert ended.returncode == 141
 
 
+PLAN_EACH = """
+import sys
+from absl import flags
+from absl.testing import flagsaver
+import sweep
+
+for config in sys.argv[1:]:
+    with flagsaver.flagsaver():
+        flags.FLAGS(["sweep", f"--flagfile={config}", "--out=run", "--dry_run"])
+        sweep.main()
+"""
+
+
 def test_configs_plan(tmp_path):
     """The grids are feasible at the published counts and as large as they say."""
     for benchmark in COUNTS:
         write_stand_ins(tmp_path, benchmark)
     configs = sorted((SCRIPTS / "configs").glob("*.flags"))
     assert len(configs) == len(COUNTS) + 1
-    for config in configs:
-        rows = re.search(r"^# Rows: ([\d,]+)", config.read_text(), re.M)
-        flags = (f"--flagfile={config}", f"--out={tmp_path}/run", "--dry_run")
-        planned = script("sweep", *flags, cwd=tmp_path)
-        assert rows
-        assert planned.stdout.startswith(rows[1].replace(",", "") + " configurations"), config.name
+    command = [sys.executable, "-c", PLAN_EACH, *configs]
+    path = os.pathsep.join([str(SCRIPTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    planned = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert planned.returncode == 0, planned.stderr
+    found = re.findall(r"^(\d+) configurations", planned.stdout, re.M)
+    rows = [re.search(r"^# Rows: ([\d,]+)", config.read_text(), re.M) for config in configs]
+    assert found == [row[1].replace(",", "") for row in rows if row]
+    assert len(found) == len(configs)
 
 
 @pytest.mark.slow

@@ -41,8 +41,8 @@ GRID = {
     "retrain_init": ("zero", "warm"),
     "pseudolabels": ("hard", "soft"),
     "num_steps": 30,
-    "batch_size": (0, 50),
-    "patience": (0, 1),
+    "batch_size": 50,
+    "patience": 1,  # held-out rows are scored against pseudolabels
     "seeds": 0,
 }
 

@@ -38,7 +38,9 @@ def sets():
 
 @pytest.fixture(scope="module")
 def rows(sets):
-    return run(Grid(pairs=(sets,), methods=tuple(READ), num_steps=20, batch_size=50, **SMALL))
+    # Sizes of test_blindness, whose compiled programs serve here too, or these there.
+    steps = {"num_steps": 20, "batch_size": 50, "patience": 1}
+    return run(Grid(pairs=(sets,), methods=tuple(READ), **steps, **SMALL))
 
 
 @pytest.mark.parametrize("name", READ)
