@@ -460,10 +460,3 @@ def test_impossible_numbers(rounds, values, message):
     x, probabilities = problem(2)
     with pytest.raises(HeadError, match=message):
         train(rounds, x, probabilities, learning_rate=0.1, student_l2=0.1, **values)
-
-
-def test_a_rule_that_does_not_say_what_it_reads():
-    x, probabilities = problem(2)
-    silent = Train(GradientStep(hard_loss, adam), 5)
-    with pytest.raises(HeadError, match="looks up 'learning_rate', which it does not say"):
-        train(silent, x, probabilities, student_l2=0.1)

@@ -107,7 +107,7 @@ def test_optimizers_differ(sets):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_steps": 0}, r"num_steps must be a whole number in \[1, 1e\+09\]; found 0"),
+        ({"num_steps": 0}, r"num_steps must be a whole number in \[1, 1000000000\]; found 0"),
         ({"num_steps": 2.5}, "num_steps must be a whole number"),
         ({"learning_rate": -0.1}, r"learning_rate must be a number in \(0, inf\); found -0.1"),
         ({"learning_rate": 0}, "learning_rate must be"),
