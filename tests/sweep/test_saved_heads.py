@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from tests.toy import toy_set
 from w2s_jax.errors import GridError, StoreError
 from w2s_jax.features import make_feature_set
-from w2s_jax.sweep import Grid, evaluate_heads, read_rows, run
+from w2s_jax.sweep import Grid, evaluate_heads, head_writer, read_rows, run
 
 METRICS = (
     "accuracy",
@@ -101,6 +102,21 @@ def test_a_resumed_run_has_the_heads_of_all_rows(kept, tmp_path):
         StoreError, match="no teacher heads; run the sweep with --save_heads=teacher"
     ):
         evaluate_heads(out, strong, model="teacher")
+
+
+def test_a_signal_to_the_child_that_writes_does_not_end_it(tmp_path, capfd):
+    arrays, child = {"x": np.ones(3)}, head_writer._writer()
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            child.send_signal(number)  # while it starts, and between two commits
+            path = tmp_path / number.name
+            head_writer.write_elsewhere(path, tmp_path / ".tmp", arrays, {})
+            assert (path / "arrays").is_dir()
+    finally:
+        head_writer._writer.cache_clear()
+        child.communicate(timeout=60)  # it ends with its standard input
+    assert child.returncode == 0
+    assert "RuntimeWarning" not in capfd.readouterr().err
 
 
 def test_a_damaged_checkpoint_is_named(kept, tmp_path):

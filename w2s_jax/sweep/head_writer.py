@@ -7,6 +7,7 @@ devices not at all. So each of several processes has a child, which belongs to n
 import functools
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,13 +20,19 @@ from w2s_jax.errors import StoreError
 def _writer() -> "subprocess.Popen[bytes]":
     """The child of this process; it ends with its standard input, whatever ends this process."""
     paths = os.pathsep.join(path for path in sys.path if path)
-    return subprocess.Popen(
-        [sys.executable, "-m", __name__],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"},
-        start_new_session=True,  # Ctrl-C is for the run, which ends after the commit
-    )
+    # Signals are for the run, which ends after the commit. A child that inherits them blocked never
+    # sees them, not even while it starts.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-c", f"from {__name__} import _serve; _serve()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"},
+            start_new_session=True,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def write_elsewhere(
@@ -70,7 +77,3 @@ def _serve() -> None:
             problem = str(error)
         pickle.dump(problem, answers)
         answers.flush()
-
-
-if __name__ == "__main__":
-    _serve()
