@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import inspect
 import pkgutil
+import sys
 
 import pytest
 
@@ -49,10 +50,77 @@ METHOD = Method("shifted", rounds)
 '''
 
 
+HIDDEN = """
+import functools
+import jax
+from w2s_jax.methods.rounds import Fit, Method, hard_pseudolabels
+
+
+@jax.jit
+def jitted(labels):
+    return labels * 1
+
+
+@functools.lru_cache
+def cached(number):
+    return number + 0
+
+
+def plain(labels, by):
+    return labels + by
+
+
+def of_class():
+    return 0
+
+
+def of_property():
+    return 0
+
+
+def outside():
+    return 0
+
+
+part = functools.partial(plain, by=0)
+KEPT = {0, 1}
+
+
+class Rule:
+    attribute = (outside,)
+
+    @classmethod
+    def of_class(cls):
+        return of_class()
+
+    @staticmethod
+    @jax.jit
+    def static(labels):
+        return labels * 3
+
+    @property
+    def value(self):
+        return of_property()
+
+
+def targets(inputs):
+    found = Rule.static(part(jitted(hard_pseudolabels(inputs)))) + cached(0)
+    return found + Rule.of_class() + Rule().value + Rule.attribute[0]() + len(KEPT)
+
+
+def rounds(options, strength, kind):
+    return (Fit(targets=targets),)
+
+
+METHOD = Method("hidden", functools.partial(rounds, strength=0.5, kind=float))
+"""
+
+
 def method_of(code, path):
     path.write_text(code)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"defined_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where `inspect` finds the sources of classes
     spec.loader.exec_module(module)
     return module.METHOD
 
@@ -74,6 +142,44 @@ def test_what_changes_a_definition(tmp_path, old, new, same):
     after = method_of(CODE.replace(old, new), tmp_path / "after.py").definition
     assert before.startswith("source ")
     assert (before == after) == same
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("labels * 1", "labels * 2"),
+        ("number + 0", "number + 1"),
+        ("labels + by", "labels - by"),
+        ("by=0", "by=1"),
+        ("{0, 1}", "{0, 2}"),
+        ("def of_class():\n    return 0", "def of_class():\n    return 1"),
+        ("def of_property():\n    return 0", "def of_property():\n    return 1"),
+        ("def outside():\n    return 0", "def outside():\n    return 1"),
+        ("labels * 3", "labels * 4"),
+        ("strength=0.5", "strength=0.6"),
+        ("partial(plain, by=0)", "partial(max, by=0)"),
+    ],
+)
+def test_nothing_hides_behind_a_decorator_a_partial_a_class_or_a_set(tmp_path, old, new):
+    assert old in HIDDEN
+    before = method_of(HIDDEN, tmp_path / "before.py").definition
+    after = method_of(HIDDEN.replace(old, new), tmp_path / "after.py").definition
+    assert before.startswith("source ")
+    assert before != after
+
+
+def test_a_definition_where_nothing_is_hidden_stays_what_it_was(tmp_path):
+    assert method_of(CODE, tmp_path / "method.py").definition == "source 7641c10bc5305a53"
+
+
+def test_sets_have_no_order(tmp_path):
+    kept = "{8, 0, ('a', frozenset([8, 0]))}", "{0, 8, ('a', frozenset([0, 8]))}"
+    assert repr(frozenset([8, 0])) != repr(frozenset([0, 8]))
+    first, second = (
+        method_of(HIDDEN.replace("{0, 1}", text), tmp_path / f"{i}.py").definition
+        for i, text in enumerate(kept)
+    )
+    assert first == second
 
 
 def test_versions_speak_for_themselves(tmp_path):

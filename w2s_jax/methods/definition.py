@@ -6,26 +6,39 @@ import hashlib
 import inspect
 import textwrap
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 _CONSTANTS = (bool, int, float, complex, str, bytes, type(None))
+_CODE = types.FunctionType | type
 
 
 def source_digest(function: Callable[..., Any]) -> str | None:
     """A hash of a function's code and of all in its module that it uses, directly or not.
 
-    That is functions, classes, numbers and texts, also in lists and dicts. Comments, docstrings and
-    layout do not count. Nor does code of other modules and of decorators.
+    That is functions, classes and their members, numbers and texts, also in lists, tuples, sets and
+    dicts, under decorators that set ``__wrapped__`` (`jax.jit`, `functools.cache`), and in a
+    `functools.partial`. Comments, docstrings and layout do not count. Nor does code of other
+    modules and of decorators.
 
     Returns:
         The hash; None where the source is not to be had, as in a Python prompt.
     """
-    while isinstance(function, functools.partial):
-        function = function.func
+    own = list(_flat("", function))
+    module = next((value.__module__ for _, value in own if isinstance(value, _CODE)), None)
     seen: dict[str, str] = {}
-    waiting: list[Any] = [inspect.unwrap(function)]
-    module = waiting[0].__module__
+    waiting: list[Any] = []
+
+    def note(owner: str, uses: Iterable[tuple[str, Any]]) -> None:
+        for used, found in uses:
+            if _is_code_of(module, found):
+                waiting.append(found)
+            elif isinstance(found, _CONSTANTS):
+                seen[f"{owner}.{used}"] = repr(found)
+
+    note("", own)
+    if not waiting:
+        return None
     while waiting:
         value = waiting.pop()
         name = value.__qualname__
@@ -35,25 +48,23 @@ def source_digest(function: Callable[..., Any]) -> str | None:
             seen[name] = _normalised(inspect.getsource(value))
         except (OSError, TypeError):
             return None
-        for used, found in _used(value):
-            if getattr(found, "__module__", None) == module and isinstance(
-                found, types.FunctionType | type
-            ):
-                waiting.append(found)
-            elif isinstance(found, _CONSTANTS):
-                seen[f"{name}.{used}"] = repr(found)
+        note(name, _used(value))
     text = "\n".join(f"{name}: {seen[name]}" for name in sorted(seen))
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _is_code_of(module: str | None, value: Any) -> bool:
+    return isinstance(value, _CODE) and value.__module__ == module
 
 
 def _used(value: Any) -> Iterator[tuple[str, Any]]:
     """Names and values of the globals and enclosing variables that code refers to."""
     if isinstance(value, type):
-        for member in vars(value).values():
-            if isinstance(member, types.FunctionType):
-                yield from _used(member)
+        yield from _used_by_members(value)
         return
     value = inspect.unwrap(value)
+    if not isinstance(value, types.FunctionType):  # a decorated one of another kind
+        return
     code = [value.__code__]
     while code:
         own = code.pop()
@@ -69,14 +80,63 @@ def _used(value: Any) -> Iterator[tuple[str, Any]]:
         yield from _flat(name, content)
 
 
+def _used_by_members(cls: type) -> Iterator[tuple[str, Any]]:
+    """What the methods of a class use, and functions and classes that it holds."""
+    for name, member in vars(cls).items():
+        if isinstance(member, types.FunctionType):
+            yield from _used(member)
+            if _is_code_of(cls.__module__, member) and not _within(cls, member):
+                yield name, member
+        elif not isinstance(member, dict) or not name.startswith("__"):  # no annotations
+            for used, found in _flat(name, member):
+                if not _is_code_of(cls.__module__, found):
+                    continue
+                if _within(cls, found):  # and so its source
+                    yield from _used(found)
+                else:
+                    yield used, found
+
+
+def _within(cls: type, value: Any) -> bool:
+    return value.__qualname__.startswith(f"{cls.__qualname__}.")
+
+
 def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """A value, or the elements of one that is a list, a tuple or a dict."""
-    if isinstance(value, dict | list | tuple):
-        pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, element in pairs:
+    """A value without decorators, or the elements of one that holds others."""
+    if isinstance(value, dict):
+        for key, element in value.items():
             yield from _flat(f"{name}[{key!r}]", element)
+    elif isinstance(value, list | tuple):
+        for i, element in enumerate(value):
+            yield from _flat(f"{name}[{i}]", element)
+    elif isinstance(value, set | frozenset):
+        for element in value:
+            yield from _flat(f"{name}[{_text(element)}]", element)
+    elif isinstance(value, functools.partial | functools.partialmethod):
+        yield f"{name}.func", getattr(value.func, "__name__", None)
+        for part in ("func", "args", "keywords"):
+            yield from _flat(f"{name}.{part}", getattr(value, part))
+    elif isinstance(value, property):
+        for part in ("fget", "fset", "fdel"):
+            yield from _flat(f"{name}.{part}", getattr(value, part))
+    elif isinstance(value, functools.cached_property):
+        yield from _flat(name, value.func)
+    elif isinstance(value, types.MethodType):
+        yield from _flat(name, value.__func__)
+        yield from _flat(f"{name}.__self__", value.__self__)
+    elif not isinstance(value, type) and hasattr(value, "__wrapped__"):
+        yield from _flat(name, inspect.unwrap(value))
     else:
         yield name, value
+
+
+def _text(value: Any) -> str:
+    """Like repr, but of sets always in one order."""
+    if isinstance(value, frozenset):
+        return f"{{{', '.join(sorted(map(_text, value)))}}}"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_text, value))})"
+    return repr(value)
 
 
 def _normalised(source: str) -> str:
