@@ -89,10 +89,11 @@ def test_an_edited_manifest_is_refused(sets, copy):
         run(Grid(pairs=(sets,), seeds=0, **SMALL), out=copy)
 
 
-def test_a_lost_manifest_is_made_anew_from_the_rows(sets, whole, copy):
+def test_a_lost_manifest_is_made_anew_from_the_rows(sets, whole, copy, caplog):
     (copy / "sweep.json").unlink()
     parts = {p: p.stat().st_mtime_ns for p in (copy / "rows").iterdir()}
     again = run(Grid(pairs=(sets,), seeds=(0, 1), **SMALL), out=copy)
+    assert "go on with the same flags" in caplog.text
     pd.testing.assert_frame_equal(again, read_rows(whole), check_exact=True)
     assert {p: p.stat().st_mtime_ns for p in (copy / "rows").iterdir()} == parts
     (copy / "sweep.json").unlink()

@@ -326,7 +326,11 @@ def _holds_parts_only(folder: Location) -> bool:
 
 
 def _manifest_of_rows(folder: Location) -> dict[str, Any]:
-    """What a lost sweep.json said, as far as the rows know it."""
+    """What a lost sweep.json said, as far as the rows know it, which is not all.
+
+    The precision of the runs before, what their methods were and to how many devices they dealt out
+    features is lost: a run that does otherwise is warned and not refused.
+    """
     names = ["pair", "teacher_fingerprint", "student_fingerprint", "schema_version"]
     pairs, versions = {}, {SCHEMA_VERSION}
     for part in part_files(folder):
@@ -337,6 +341,13 @@ def _manifest_of_rows(folder: Location) -> dict[str, Any]:
         for pair, teacher, student, version in rows.itertuples(index=False):
             pairs[str(pair)] = {"teacher": str(teacher), "student": str(student)}
             versions.add(int(version))
+    if pairs:
+        logging.warning(
+            "%s has rows and no sweep.json; it is made anew without the precision, methods' code "
+            "and devices (row_shards) of the runs before; go on with the same flags (flags.txt), "
+            "code and devices only",
+            folder.parent,
+        )
     return {"pairs": pairs, "runs": [], "schema_version": max(versions)}
 
 
