@@ -7,7 +7,7 @@ from tests.toy import toy_set
 from w2s_jax.errors import DrawError, FeatureError, GridError
 from w2s_jax.features import make_feature_set
 from w2s_jax.sweep import Config, Grid, parse_axis, plan_grid, predict, resolve_pairs, run
-from w2s_jax.sweep.chunks import draw_request
+from w2s_jax.sweep.chunks import Pattern, draw_request
 from w2s_jax.sweep.rows import vanilla_of
 
 
@@ -163,6 +163,9 @@ def test_a_grid_is_planned_as_the_list_of_its_configurations_is(sets):
                 assert request.options == expected.options
                 assert request.teacher.tolist() == expected.teacher.tolist()
                 np.testing.assert_equal(request.hyperparameters, expected.hyperparameters)
+    pattern = plans[0].groups[0].chunks[0].pattern
+    repeated = Pattern((*pattern.configs, pattern.configs[0]))  # first appearance counts
+    assert repeated.draw_requests == pattern.draw_requests
     assert plans[0].heads == plans[1].heads
     assert predict(plans[0]).flops == predict(plans[1]).flops
 

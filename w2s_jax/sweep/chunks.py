@@ -50,8 +50,8 @@ class Pattern:
     @cached_property
     def draw_requests(self) -> tuple[DrawRequest, ...]:
         """Distinct draws, in order of first appearance; they share their unlabelled rows."""
-        of_teachers = {teacher_key(c)[:3]: c for c in reversed(self.configs)}
-        return tuple(draw_request(c) for c in reversed(of_teachers.values()))
+        of_teachers = {teacher_key(c)[:3]: c for c in self.configs}
+        return tuple(draw_request(c) for c in of_teachers.values())
 
     @cached_property
     def student_l2(self) -> Float[np.ndarray, " m"]:
