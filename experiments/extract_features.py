@@ -1,4 +1,4 @@
-"""Extracts the features of a benchmark's images with frozen networks, as feature caches.
+r"""Extracts the features of a benchmark's images with frozen networks, as feature caches.
 
     python experiments/extract_features.py --benchmark=waterbirds --data_dir=data/waterbirds \
         --backbone=resnet18,dinov2_vitl14 --weights=dinov2_vitl14=weights/dinov2-large \

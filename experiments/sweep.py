@@ -194,8 +194,11 @@ def main() -> None:
     if jax.process_count() > 1:
         print(
             f"process_id={jax.process_index()} of {jax.process_count()}: its share is done; all "
-            f"processes together have {rows} rows in {FLAGS.out} so far"
+            f"processes together have {rows} rows in {FLAGS.out} so far; waiting for the others to "
+            "end (Ctrl-C: no longer)",
+            flush=True,
         )
+        hosts.let_go()
         return
     print(f"{rows} rows in {FLAGS.out}; next: python experiments/report.py --run={FLAGS.out}")
 

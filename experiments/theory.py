@@ -2,7 +2,7 @@
 
     python experiments/theory.py --out=runs/theory
 
-Cost: about a minute and a half on 2 cores. Writes OUT/index.html, OUT/figures, OUT/series.csv (all
+Cost: about 70 seconds on 2 cores. Writes OUT/index.html, OUT/figures, OUT/series.csv (all
 numbers drawn) and OUT/agreement.csv (how well the order of gains on real features is predicted).
 """
 

@@ -222,7 +222,7 @@ def test_a_resumed_run_repeats_the_bits(grid):
         read_rows(folder / "again"), read_rows(folder / "four"), check_exact=True
     )
     assert told["default device"]
-    assert "holds results of features whose rows are dealt out to 4 devices" in told["other way"]
+    assert "holds results of features that lie dealt out to 4 devices" in told["other way"]
 
 
 def test_rows_are_dealt_out_where_features_do_not_fit_one_device(found):

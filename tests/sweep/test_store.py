@@ -8,7 +8,7 @@ import pytest
 from tests.toy import toy_set
 from w2s_jax.errors import StoreError
 from w2s_jax.sweep import Grid, read_rows, run
-from w2s_jax.sweep.store import Store
+from w2s_jax.sweep.store import Store, merged
 
 SMALL = {
     "eta_l": 0.2,
@@ -83,6 +83,10 @@ def test_changed_features_are_refused_with_both_fingerprints(sets, tmp_path):
     assert changed[1].fingerprint[:12] in str(error.value)
 
 
+def test_rows_say_their_precision(sets):
+    assert set(run(Grid(pairs=(sets,), **SMALL))["precision"]) == {"float32"}
+
+
 def test_precisions_are_not_mixed(sets, tmp_path):
     run(Grid(pairs=(sets,), **SMALL), out=tmp_path)
     with (
@@ -90,6 +94,18 @@ def test_precisions_are_not_mixed(sets, tmp_path):
         pytest.raises(StoreError, match="in float32, this run is in float64"),
     ):
         run(Grid(pairs=(sets,), **SMALL), out=tmp_path, dtype=np.float64)
+
+
+def test_a_run_that_ended_before_its_first_rows_binds_no_other(sets, tmp_path):
+    pinned = {"weak:strong": {"teacher": "t", "student": "s"}}
+    folder = tmp_path / "run"
+    with Store(folder, {"weak:strong": ("t", "s")}, {"methods": {"mine": "source 1"}}):
+        pass  # its method failed
+    runs = [{"methods": {"mine": "source 2"}}]
+    assert merged(folder, pinned, runs[0]) == (pinned, runs)
+    (folder / "rows" / "some.parquet").touch()
+    with pytest.raises(StoreError, match="another method 'mine': stored source 1, now source 2"):
+        merged(folder, pinned, runs[0])
 
 
 def test_a_directory_that_is_something_else_is_left_alone(sets, tmp_path):

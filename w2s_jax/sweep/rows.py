@@ -242,13 +242,14 @@ class Part(NamedTuple):
     columns: Mapping[str, Any]
 
 
-def assemble(parts: Sequence[Part], pair: Pair, test: GroupedTest) -> pd.DataFrame:
+def assemble(parts: Sequence[Part], pair: Pair, test: GroupedTest, precision: str) -> pd.DataFrame:
     """Result rows of a chunk, identity and axes first; they are keyed and typed all at once.
 
     Args:
         parts: part after part, all with the same columns.
         pair: of all configurations.
         test: the grouped test rows.
+        precision: type of the heads.
     """
     configs = [config for part in parts for config in part.configs]
     fingerprints = {pair.name: pair.fingerprints}
@@ -267,6 +268,7 @@ def assemble(parts: Sequence[Part], pair: Pair, test: GroupedTest) -> pd.DataFra
         "teacher_fingerprint": pair.fingerprints[0],
         "student_fingerprint": pair.fingerprints[1],
         "package_version": __version__,
+        "precision": precision,
         **{axis.name: _axis_column(axis, configs) for axis in AXES},
         "groups": describe_groups(test),
         **{f"test_count_group_{g}": int(n) for g, n in enumerate(test.counts)},

@@ -577,7 +577,7 @@ class _Runner:
             columns |= kept_columns(result.kept, result.index, own_right, minority)
             parts.append(Part(configs, columns))
         self._count(stage.num_fitted + (0 if ceilings is None else len(chunk.student_l2)))
-        rows = assemble(parts, pair, test)
+        rows = assemble(parts, pair, test, self._dtype.name)
         if self._keep is not None:
             self._keep(rows["key"].tolist(), self._heads_behind(pair, group, behind))
         return rows

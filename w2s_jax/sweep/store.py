@@ -248,6 +248,8 @@ def merged(
             f"{SCHEMA_VERSION}, whose settings or heads mean something else; choose another "
             "--out, or go on with the version that wrote it"
         )
+    if manifest["runs"] and not part_files(path / "rows"):  # they ended before their first rows
+        return {**manifest["pairs"], **pairs}, [settings]
     for name, old in manifest["pairs"].items():
         if name in pairs and pairs[name] != old:
             raise StoreError(
@@ -275,9 +277,9 @@ def merged(
     for old in manifest["runs"]:
         if old.get("row_shards", 1) != own:
             raise StoreError(
-                f"{path} holds results of features {_dealt(old.get('row_shards', 1))}, in this run "
-                f"they are {_dealt(own)}; choose another --out, or the devices, --memory_budget "
-                "and --shard_rows of before"
+                f"{path} holds results of features that lie {_dealt(old.get('row_shards', 1))}, in "
+                f"this run they lie {_dealt(own)}; choose another --out, or the devices, "
+                "--memory_budget and --shard_rows of before"
             )
     added = [settings] if settings not in manifest["runs"] else []
     return {**manifest["pairs"], **pairs}, manifest["runs"] + added
@@ -290,13 +292,13 @@ def stored_row_shards(path: str | Location) -> int | None:
         runs = read_manifest(path)["runs"] if exists(path / "sweep.json") else []
     except OSError as error:
         raise StoreError(f"cannot read {path}: {reason(error)}; try again when it can") from error
-    return runs[0].get("row_shards", 1) if runs else None
+    return runs[0].get("row_shards", 1) if runs and part_files(path / "rows") else None
 
 
 def _dealt(row_shards: int) -> str:
     if row_shards == 1:
-        return "whole on one device"
-    return f"whose rows are dealt out to {row_shards} devices"
+        return "whole on a device"
+    return f"dealt out to {row_shards} devices"
 
 
 def _checksum(document: dict[str, Any]) -> str:
