@@ -8,6 +8,7 @@ import pytest
 from tests.toy import toy_set
 from w2s_jax.errors import StoreError
 from w2s_jax.sweep import Grid, read_rows, run
+from w2s_jax.sweep.progress import Progress
 from w2s_jax.sweep.store import Store, merged
 
 SMALL = {
@@ -85,6 +86,14 @@ def test_changed_features_are_refused_with_both_fingerprints(sets, tmp_path):
 
 def test_rows_say_their_precision(sets):
     assert set(run(Grid(pairs=(sets,), **SMALL))["precision"]) == {"float32"}
+
+
+def test_progress_in_a_line(monkeypatch):
+    monkeypatch.setattr("time.time", iter((100.0, 100.0, 105.0)).__next__)
+    progress = Progress(total=30, done=10)
+    assert progress.line() == "10 of 30 rows"
+    progress.add(10)
+    assert progress.line() == "20 of 30 rows; 2 a second, 5 s left"
 
 
 def test_precisions_are_not_mixed(sets, tmp_path):

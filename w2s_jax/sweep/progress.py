@@ -22,6 +22,13 @@ class Progress:
         """Rows that were committed."""
         self.done += rows
 
+    def line(self) -> str:
+        """The same in a few words, for a log."""
+        told = self.document()
+        rate, left = told["rows_per_second"], told["seconds_left"]
+        pace = "" if rate is None or left is None else f"; {rate:.3g} a second, {left:.0f} s left"
+        return f"{self.done} of {self.total} rows{pace}"
+
     def document(self) -> dict[str, Any]:
         """Rows in total, on disk, and before this run; Unix times; rows a second; seconds left."""
         now = time.time()

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pandas as pd
+from absl import logging
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
@@ -59,6 +60,8 @@ from w2s_jax.sweep.rows import (
 from w2s_jax.sweep.saved_heads import ModelHeads, Transform, check_models, save_heads
 from w2s_jax.sweep.store import Store, in_order, read_rows, stored_keys, stored_row_shards
 
+# Progress is logged so often, for runs without a terminal.
+_LOG_SECONDS = 60
 # The memory budget over what heads may take that several pairs share.
 _SHARE_OF_LABELLED = 8
 
@@ -147,6 +150,7 @@ def run(
             for rows in runner.chunks(interruption.noted):
                 store.add(rows)
                 watched.add(len(rows))
+                logging.log_every_n_seconds(logging.INFO, "%s", _LOG_SECONDS, watched.line())
                 store.report(watched.document())
         if watched.done < total:
             interruption.check(f"{watched.done} of {total} rows")
