@@ -89,11 +89,13 @@ def test_rows_say_their_precision(sets):
 
 
 def test_progress_in_a_line(monkeypatch):
-    monkeypatch.setattr("time.time", iter((100.0, 100.0, 105.0)).__next__)
+    times = iter((100.0, 100.0, 105.0, 159.0, 160.0, 161.0))
+    monkeypatch.setattr("time.time", times.__next__)
     progress = Progress(total=30, done=10)
     assert progress.line() == "10 of 30 rows"
     progress.add(10)
     assert progress.line() == "20 of 30 rows; 2 a second, 5 s left"
+    assert [progress.is_due() for _ in range(3)] == [False, True, False]
 
 
 def test_precisions_are_not_mixed(sets, tmp_path):

@@ -3,6 +3,8 @@
 import time
 from typing import Any
 
+_EVERY = 60.0  # seconds between lines in a log
+
 
 class Progress:
     """Counts rows on disk and the rate at which they come.
@@ -16,11 +18,18 @@ class Progress:
         self.total = total
         self.done = done
         self._before = done
-        self._started = time.time()
+        self._started = self._told = time.time()
 
     def add(self, rows: int) -> None:
         """Rows that were committed."""
         self.done += rows
+
+    def is_due(self) -> bool:
+        """Whether a minute has passed since this last said so, or since the start."""
+        now = time.time()
+        due = now - self._told >= _EVERY
+        self._told = now if due else self._told
+        return due
 
     def line(self) -> str:
         """The same in a few words, for a log."""

@@ -60,8 +60,6 @@ from w2s_jax.sweep.rows import (
 from w2s_jax.sweep.saved_heads import ModelHeads, Transform, check_models, save_heads
 from w2s_jax.sweep.store import Store, in_order, read_rows, stored_keys, stored_row_shards
 
-# Progress is logged so often, for runs without a terminal.
-_LOG_SECONDS = 60
 # The memory budget over what heads may take that several pairs share.
 _SHARE_OF_LABELLED = 8
 
@@ -150,7 +148,8 @@ def run(
             for rows in runner.chunks(interruption.noted):
                 store.add(rows)
                 watched.add(len(rows))
-                logging.log_every_n_seconds(logging.INFO, "%s", _LOG_SECONDS, watched.line())
+                if bar.disable and watched.is_due():  # there is no terminal
+                    logging.info("%s", watched.line())
                 store.report(watched.document())
         if watched.done < total:
             interruption.check(f"{watched.done} of {total} rows")
