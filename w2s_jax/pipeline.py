@@ -22,7 +22,7 @@ from w2s_jax.heads.lbfgs import Solution, logits_on_rows
 from w2s_jax.heads.logistic import probabilities_of
 from w2s_jax.heads.losses import cross_entropy
 from w2s_jax.heads.prepared import Prepared
-from w2s_jax.heads.row_sharding import DealtRows, num_shards, place_rows
+from w2s_jax.heads.row_sharding import DealtRows, place_rows
 from w2s_jax.heads.targets import Targets, num_logits_of
 from w2s_jax.heads.training import TrainedRows, seed_words
 from w2s_jax.methods.rounds import Fit, Method, Round, RoundInputs, Train, previous_logits
@@ -409,7 +409,7 @@ class StudentStage:
                 in_group = seen.groups[padded] == np.arange(seen.num_groups)[:, None]
                 known["in_group"] = in_group & visible[:, None]
         num_features, dtype = prepared.x.shape[1], prepared.x.dtype
-        devices = num_shards(prepared.x)
+        devices = prepared.row_shards
         cost = student_cost(len(rows), num_features, self.num_classes, dtype, num_devices=devices)
         return _Scope(
             rows=padded,

@@ -12,7 +12,7 @@ from w2s_jax.heads.costs import FitCost
 from w2s_jax.heads.lbfgs import Problem, Rows, Solution, solve, take_heads
 from w2s_jax.heads.losses import Loss, has_no_minimum
 from w2s_jax.heads.prepared import Prepared
-from w2s_jax.heads.row_sharding import DealtRows, num_shards, place_rows
+from w2s_jax.heads.row_sharding import DealtRows, place_rows
 from w2s_jax.heads.status import (
     ABSENT_CLASS,
     CONSTANT,
@@ -223,7 +223,7 @@ def fit_rows(
         weighted=weights is not None and len(weights) > 1,
         warm=init is not None,
         itemsize=dtype.itemsize,
-        num_devices=num_shards(prepared.x),
+        num_devices=prepared.row_shards,
         slots=own_size,
     )
     most = cost.heads_per_call(memory_budget)

@@ -36,7 +36,6 @@ from w2s_jax.heads.ridge_solvers import (
     solve,
     solve_by_svd,
 )
-from w2s_jax.heads.row_sharding import num_shards
 from w2s_jax.heads.status import CONVERGED, MINIMUM_NORM, NO_WEIGHT
 
 # Sets of rows are solved together up to this many, this much work, which hides the cost of a call,
@@ -123,10 +122,10 @@ def _space(x: ArrayLike | Prepared, fit_intercept: bool) -> tuple[Space, np.dtyp
     intercept = np.asarray(fit_intercept, np.float64)
     if isinstance(x, Prepared):
         x = prepare_if_needed(x, fit_intercept)
-        if num_shards(x.x) > 1:
+        if x.row_shards > 1:
             raise HeadError(
                 f"ridge heads need features on one device, found rows dealt out to "
-                f"{num_shards(x.x)}; prepare them without devices"
+                f"{x.row_shards}; prepare them without devices"
             )
         host, dtype, d = (x.x, x.rotation, x.mean, intercept), x.x.dtype, x.rotation.shape[0]
     else:

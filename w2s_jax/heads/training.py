@@ -19,7 +19,6 @@ from jaxtyping import Array, Bool, Float, Int, UInt
 from w2s_jax.errors import HeadError
 from w2s_jax.heads.buckets import padded_size, row_bucket
 from w2s_jax.heads.prepared import Prepared
-from w2s_jax.heads.row_sharding import num_shards
 from w2s_jax.heads.status import DIVERGED, EARLY_STOPPED, RUNNING, TRAINED
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -234,10 +233,10 @@ def train_rows(
     Raises:
         HeadError: for features whose rows are dealt out to several devices.
     """
-    if num_shards(prepared.x) > 1:
+    if prepared.row_shards > 1:
         raise HeadError(
             "heads are trained step by step on features of one device, found rows dealt out to "
-            f"{num_shards(prepared.x)}; prepare them without devices"
+            f"{prepared.row_shards}; prepare them without devices"
         )
     batched = 0 < schedule.batch_size < schedule.num_rows - schedule.num_held
     arrays = {
