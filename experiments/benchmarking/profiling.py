@@ -143,13 +143,12 @@ def _pass_programs(num_rows: int, dim: int, classes: int, q: float | None) -> di
 
     @jax.jit
     def products(rows: Any, params: Any) -> Any:
-        def add(i: Any, total: Any) -> Any:
-            z = lbfgs.logits_of(params, rows.x[i])
-            z = z.reshape(-1, z.shape[-1])
-            return total + jnp.matmul(z, rows.x[i], precision=jax.lax.Precision.HIGHEST)
-
-        start = jnp.zeros((heads * logits, dim), params.dtype)
-        return jax.lax.fori_loop(0, rows.num_chunks, add, start)
+        total = jnp.zeros((heads * logits, dim), params.dtype)
+        for x in rows.x:
+            params, total = jax.lax.optimization_barrier((params, total))
+            z = lbfgs.logits_of(params, x).reshape(heads * logits, -1)
+            total = total + jnp.matmul(z, x, precision=jax.lax.Precision.HIGHEST)
+        return total
 
     evaluate, one_pass = jax.jit(lbfgs._evaluate), jax.jit(lbfgs._one_pass)
     return {

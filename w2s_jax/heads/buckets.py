@@ -97,4 +97,7 @@ def chunk_rows(padded_rows: int, num_lanes: int, num_logits: int) -> int:
     fitting = max(64, of_backend(CHUNK_LOGITS) // (num_lanes * num_logits))
     if padded_rows <= fitting:
         return padded_rows
-    return min(_unit(padded_rows), 2 ** int(math.log2(fitting)))
+    # A padded number of rows is five to eight units, the last of them never padding alone. The
+    # program of a pass holds every chunk, hence not more than two a unit.
+    unit = _unit(padded_rows)
+    return min(unit, max(unit // 2, 2 ** int(math.log2(fitting))))

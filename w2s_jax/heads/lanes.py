@@ -12,7 +12,7 @@ from w2s_jax.heads.costs import FitCost
 from w2s_jax.heads.lbfgs import Problem, Rows, Solution, solve, take_heads
 from w2s_jax.heads.losses import Loss, has_no_minimum
 from w2s_jax.heads.prepared import Prepared
-from w2s_jax.heads.row_sharding import DealtRows, place_rows
+from w2s_jax.heads.row_sharding import DealtRows, place_rows, rows_in_chunks
 from w2s_jax.heads.status import (
     ABSENT_CLASS,
     CONSTANT,
@@ -122,7 +122,7 @@ def _set_up(
         targets = rows.arrange(targets)
         weights = jnp.where(rows.filled, rows.arrange(weights), 0)
     else:
-        own_x, mesh = x.at[rows.reshape(-1, chunk)].get(mode="promise_in_bounds"), None
+        own_x, mesh = rows_in_chunks(x, rows, chunk), None
     if not jnp.issubdtype(targets.dtype, jnp.integer):
         targets = targets.astype(dtype)
     weights = weights.astype(dtype)

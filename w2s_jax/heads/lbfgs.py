@@ -28,6 +28,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from w2s_jax.heads.buckets import COMPACT_LANES, lane_bucket
 from w2s_jax.heads.losses import Loss, loss_and_residual
+from w2s_jax.heads.reductions import sum_last
 from w2s_jax.heads.row_sharding import AXIS, DealtRows, along_rows, on_own_rows
 from w2s_jax.heads.status import CONVERGED, MAX_ITERATIONS, NO_WEIGHT, RUNNING, STALLED
 
@@ -52,14 +53,15 @@ class Rows:
     """The rows that heads share, in chunks of m; padding rows repeat others and have no weight.
 
     Attributes:
-      x: rows ``[c, m, r]`` in prepared coordinates.
+      x: rows in prepared coordinates, c chunks of ``[m, r]``; arrays of their own, because a
+        slice of one array would be copied in every pass.
       num_chunks: chunks in use; those beyond are padding.
       spectrum: mean square of the features along each axis ``[r]``, for the preconditioner.
       intercept: whether the intercept is free; it stays 0 otherwise.
       mesh: the devices that have m / D rows of every chunk each; None where one has them all.
     """
 
-    x: Float[Array, "c m r"]
+    x: tuple[Float[Array, "m r"], ...]
     num_chunks: Int[Array, ""]
     spectrum: Float[Array, " r"]
     intercept: bool = dataclasses.field(metadata={"static": True})
@@ -162,8 +164,8 @@ class Solution(NamedTuple):
     status: Int[Array, " h"]
 
 
-def _dot(a: Array, b: Array) -> Float[Array, " h"]:
-    return jnp.sum(a * b, axis=(-2, -1))
+def _dot(a: Float[Array, "h k p"], b: Float[Array, "h k p"]) -> Float[Array, " h"]:
+    return sum_last((a * b).reshape(len(a), -1))
 
 
 def logits_of(
@@ -200,9 +202,7 @@ def _evaluate(
     if rows.mesh is None:
         sums = _sums_over_rows(*given)
     else:
-        by_row = tuple(
-            along_rows(leaf.ndim, 1 if i == 0 else -1) for i, leaf in enumerate(given[:3])
-        )
+        by_row = (along_rows(2, 0), along_rows(lanes.targets.ndim), along_rows(3))
         specs = (*by_row, P(), P(), P(), P())
         sums = on_own_rows(_sums_over_devices, rows.mesh, specs, P())(*given)
     value, weight_gradient, intercept_gradient = sums
@@ -219,9 +219,9 @@ def _sums_over_devices(*given: Any) -> tuple[Array, Array, Array]:
 
 
 def _sums_over_rows(
-    x: Float[Array, "c m r"],
+    x: tuple[Float[Array, "m r"], ...],
     all_targets: Array,
-    all_weights: Float[Array, " c #l m"],
+    all_weights: Float[Array, "c #l m"],
     num_chunks: Int[Array, ""],
     offset: Float[Array, "l k"],
     loss: Loss,
@@ -229,23 +229,21 @@ def _sums_over_rows(
 ) -> tuple[Float[Array, " l"], Float[Array, "q r"], Float[Array, "l k"]]:
     """Loss and its gradient in weights and intercepts, chunk of rows after chunk of rows."""
     num_lanes, k, p = params.shape
+    Sums = tuple[Array, Array, Array]
 
-    def add_chunk(chunk: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    def add_chunk(chunk: int, params: Array, sums: Sums) -> Sums:
         value, weight_gradient, intercept_gradient = sums
         logits = logits_of(params, x[chunk], offset)
-        targets, weights = all_targets[chunk], all_weights[chunk]
-
-        values, residual = loss_and_residual(loss, logits, targets)
+        weights = all_weights[chunk]
+        values, residual = loss_and_residual(loss, logits, all_targets[chunk])
         residual = weights[:, None, :] * residual
         product = jnp.matmul(
-            residual.reshape(num_lanes * k, -1),
-            x[chunk],
-            precision=jax.lax.Precision.HIGHEST,
+            residual.reshape(num_lanes * k, -1), x[chunk], precision=jax.lax.Precision.HIGHEST
         )
         return (
-            value + jnp.sum(weights * values, axis=-1),
+            value + sum_last(weights * values),
             weight_gradient + product,
-            intercept_gradient + jnp.sum(residual, axis=-1),
+            intercept_gradient + sum_last(residual),
         )
 
     sums = (
@@ -253,9 +251,15 @@ def _sums_over_rows(
         jnp.zeros((num_lanes * k, p - 1), params.dtype),
         jnp.zeros((num_lanes, k), params.dtype),
     )
-    if len(x) == 1:
-        return add_chunk(jnp.int32(0), sums)
-    return jax.lax.fori_loop(0, num_chunks, add_chunk, sums)
+    for chunk in range(len(x)):
+        # One after another, so that the logits of one chunk alone are in memory.
+        params, sums = jax.lax.optimization_barrier((params, sums))
+        if chunk + 1 < len(x) or len(x) == 1:
+            sums = add_chunk(chunk, params, sums)
+        else:
+            full = functools.partial(add_chunk, chunk, params)
+            sums = jax.lax.cond(chunk < num_chunks, full, lambda sums: sums, sums)
+    return sums
 
 
 def _curvature_bound(num_logits: int) -> float:

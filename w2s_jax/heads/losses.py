@@ -123,10 +123,13 @@ def _cross_entropy_fused(
     logits: Float[Array, "h k n"], targets: Array
 ) -> tuple[Float[Array, "h n"], Float[Array, "h k n"]]:
     if logits.shape[1] == 1:
-        t, two = targets, _binary(logits[:, 0])
-        # p1 - t in the form that does not cancel.
-        residual = jnp.where(logits[:, 0] > 0, (1 - t) - two.p0, two.p1 - t)
-        return -(t * two.log_p1 + (1 - t) * two.log_p0), residual[:, None]
+        z, t = logits[:, 0], targets
+        positive = z > 0
+        e = jnp.exp(-jnp.abs(z))
+        small = e / (1 + e)  # probability of the less probable class
+        # log(1 + exp(z)) - t z and p1 - t in the forms that do not cancel.
+        value = jnp.log1p(e) + jnp.where(positive, 1 - t, -t) * z
+        return value, jnp.where(positive, (1 - t) - small, small - t)[:, None]
     many = _softmax(logits)
     if _is_hard(targets):
         hit = _hits(targets, logits.shape[1])

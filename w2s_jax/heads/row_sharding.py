@@ -55,6 +55,14 @@ def on_own_rows(function: Callable[..., Any], mesh: Mesh, specs: Any, out: Any) 
     return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False)
 
 
+def rows_in_chunks(
+    x: Float[Array, "all r"], rows: Int[Array, " n"], chunk: int
+) -> tuple[Float[Array, "m r"], ...]:
+    """Some rows in chunks of `chunk`, which divides their number."""
+    parts = rows.reshape(-1, chunk)
+    return tuple(x.at[part].get(mode="promise_in_bounds") for part in parts)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DealtRows:
@@ -88,14 +96,14 @@ class DealtRows:
         """Slots of each device, m."""
         return len(self.own) // self.mesh.size
 
-    def in_chunks(self, x: Float[Array, "all r"], chunk: int) -> Float[Array, "c s r"]:
+    def in_chunks(self, x: Float[Array, "all r"], chunk: int) -> tuple[Float[Array, "s r"], ...]:
         """Each device's rows in chunks of its own, side by side."""
 
-        def gather(x: Array, own: Array) -> Array:
-            return x.at[own.reshape(-1, chunk)].get(mode="promise_in_bounds")
+        def gather(x: Array, own: Array) -> tuple[Array, ...]:
+            return rows_in_chunks(x, own, chunk)
 
         specs = along_rows(2, 0), along_rows(1)
-        return on_own_rows(gather, self.mesh, specs, along_rows(3, 1))(x, self.own)
+        return on_own_rows(gather, self.mesh, specs, along_rows(2, 0))(x, self.own)
 
     def arrange(self, leaf: Array) -> Array:
         """Values of rows, along the last axis, in slots; an empty slot's mean nothing."""
