@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from w2s_jax.errors import HeadError
-from w2s_jax.heads.buckets import HEAD_BUCKETS, lane_bucket, row_bucket
+from w2s_jax.heads.buckets import HEAD_BUCKETS, head_bucket, row_bucket
 from w2s_jax.heads.costs import FitCost, default_budget, pool_is_cheaper
 from w2s_jax.heads.lanes import fit_rows
 from w2s_jax.heads.lbfgs import Solution, logits_on_rows
@@ -66,7 +66,7 @@ def batches(params: Float[np.ndarray, "h k p"], batch: int) -> Iterator[tuple[sl
     """Heads in batches on the device, padded to buckets, and where each batch lies."""
     for start in range(0, len(params), batch):
         part = slice(start, min(start + batch, len(params)))
-        size = lane_bucket(part.stop - part.start)
+        size = head_bucket(part.stop - part.start)
         yield part, jnp.asarray(_pad_heads(params[part], size))
 
 
@@ -122,9 +122,9 @@ def fit_labelled(
         else:
             weights = np.stack([np.isin(padded, task.rows) & valid for task in members])
             weights = np.repeat(weights, heads_of, axis=0)
-            weights = _pad_heads(weights, lane_bucket(num_heads))
+            weights = _pad_heads(weights, head_bucket(num_heads))
         # One row of targets would do, but would be another program than the students'.
-        targets = np.broadcast_to(labels[padded], (lane_bucket(num_heads), len(padded)))
+        targets = np.broadcast_to(labels[padded], (head_bucket(num_heads), len(padded)))
         solution = fit_rows(
             prepared,
             padded,

@@ -11,7 +11,7 @@ PROGRAM = """
 import json, sys
 import jax, jax.numpy as jnp, numpy as np
 from w2s_jax.heads import cross_entropy
-from w2s_jax.heads.buckets import lane_bucket
+from w2s_jax.heads.buckets import head_bucket
 from w2s_jax.heads.costs import FitCost
 from w2s_jax.heads.lanes import fit_rows
 from w2s_jax.heads.prepared import Prepared
@@ -44,7 +44,7 @@ def fit(prepared, values, weights, l2):
         max_iterations=20))
 
 
-prepared, values, weights, l2 = problem(n, lane_bucket(h))  # a stage pads to buckets
+prepared, values, weights, l2 = problem(n, head_bucket(h))  # a stage pads to buckets
 fit(prepared, values, weights, l2)  # what compiling takes is not the fit's
 before = resident("VmRSS")
 with open("/proc/self/clear_refs", "w") as file:

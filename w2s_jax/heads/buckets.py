@@ -8,22 +8,24 @@ import jax
 
 Number = TypeVar("Number", int, float)
 
-# Sizes of batches of heads; also of the lanes in which they are fitted.
-HEAD_BUCKETS = (8, 32, 128, 512, 2048)
-# Sizes to which lanes are compacted while the last heads run on: a pass of 16 costs little more
-# than one of 8, and half of one of 32.
-COMPACT_LANES = (8, 16, 32, 64, 128, 512, 2048)
+# Sizes to which batches of heads are padded.
+HEAD_BUCKETS = (8, 16, 32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+# Numbers of lanes in which heads are fitted, and to which they are compacted while the last run on.
+LANES = (8, 16, 32, 64, 128, 512, 2048)
 # Columns of one matrix product (heads times logits), and logits of one chunk of rows: few enough
 # for a CPU's caches, many enough for an accelerator.
 COLUMNS = {"cpu": 320, "other": 8192}
+# Up to so many columns logits are rows times weights, not weights times rows: a CPU's product
+# splits its left factor among the cores, and a short one badly.
+FEW_COLUMNS = {"cpu": 32, "other": 0}
 CHUNK_LOGITS = {"cpu": 1 << 18, "other": 1 << 26}
 
 
-def lane_bucket(size: int) -> int:
+def head_bucket(size: int) -> int:
     """Smallest bucket that holds `size`; beyond the largest, multiples of it.
 
-    >>> lane_bucket(9), lane_bucket(2049)
-    (32, 4096)
+    >>> head_bucket(9), head_bucket(2049)
+    (16, 4096)
     """
     for candidate in HEAD_BUCKETS:
         if size <= candidate:
@@ -65,18 +67,27 @@ def of_backend(table: Mapping[str, Number]) -> Number:
 
 
 def lanes_for(num_heads: int, num_logits: int) -> int:
-    """Lanes for so many heads, a bucket size: no more than fill one matrix product.
+    """Lanes for so many heads: no more than fill one matrix product.
 
     Rather fewer lanes than heads, which then queue, than lanes that idle; but a product of fewer
     than 32 columns wastes more than idle lanes do.
 
     >>> [lanes_for(num_heads, 1) for num_heads in (3, 20, 100)]
-    [8, 32, 32]
+    [8, 32, 64]
     """
     columns = of_backend(COLUMNS)
-    filling = max((b for b in HEAD_BUCKETS if b * num_logits <= columns), default=HEAD_BUCKETS[0])
-    below = max((b for b in HEAD_BUCKETS if b <= num_heads), default=0)
-    return min(filling, below if below >= 32 else lane_bucket(num_heads))
+    filling = max((b for b in LANES if b * num_logits <= columns), default=LANES[0])
+    below = max((b for b in LANES if b <= num_heads), default=0)
+    return min(filling, below if below >= 32 else enough_lanes(num_heads))
+
+
+def enough_lanes(num_heads: int) -> int:
+    """The smallest number of lanes, up to the largest, with one for each head.
+
+    >>> enough_lanes(9), enough_lanes(5000)
+    (16, 2048)
+    """
+    return next((b for b in LANES if b >= num_heads), LANES[-1])
 
 
 def path_length(num_heads: int, num_lanes: int) -> int:

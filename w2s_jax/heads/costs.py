@@ -21,7 +21,7 @@ from w2s_jax.errors import HeadError
 from w2s_jax.heads.buckets import (
     HEAD_BUCKETS,
     chunk_rows,
-    lane_bucket,
+    head_bucket,
     lanes_for,
     of_backend,
     row_bucket,
@@ -195,7 +195,7 @@ class FitCost:
     def peak_bytes(self, heads_per_call: int = HEAD_BUCKETS[-1]) -> int:
         """Device memory that the fit takes beside the prepared features."""
         some = dataclasses.replace(self, num_heads=min(self.num_heads, heads_per_call))
-        held = lane_bucket(some.num_heads) * some.bytes_per_head()
+        held = head_bucket(some.num_heads) * some.bytes_per_head()
         return some.bytes_of_rows() + held + max(some.bytes_of_lanes(), some.bytes_of_set_up())
 
     def heads_per_call(self, budget: int | None) -> int:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from w2s_jax.heads.buckets import chunk_rows, lane_bucket, lanes_for, path_length, row_bucket
+from w2s_jax.heads.buckets import chunk_rows, head_bucket, lanes_for, path_length, row_bucket
 from w2s_jax.heads.costs import FitCost
 from w2s_jax.heads.lbfgs import Problem, Rows, Solution, solve, take_heads
 from w2s_jax.heads.losses import Loss, has_no_minimum
@@ -251,7 +251,7 @@ def fit_rows(
         return concatenate(solutions, np.arange(num_heads))
 
     num_logits = num_logits_of(targets.num_classes)
-    padded_heads = lane_bucket(len(l2))
+    padded_heads = head_bucket(len(l2))
     if weights is None:
         weights = np.ones((1, len(rows)), dtype)
     num_lanes = lanes_for(num_heads, num_logits)

@@ -26,7 +26,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
-from w2s_jax.heads.buckets import COMPACT_LANES, lane_bucket
+from w2s_jax.heads.buckets import FEW_COLUMNS, LANES, enough_lanes, of_backend
 from w2s_jax.heads.losses import Loss, loss_and_residual
 from w2s_jax.heads.reductions import sum_last
 from w2s_jax.heads.row_sharding import AXIS, DealtRows, along_rows, on_own_rows
@@ -174,12 +174,14 @@ def logits_of(
     """Logits of many heads on one set of rows, as one matrix product."""
     h, k, p = params.shape
     # Both operands are contracted along their rows, so that nothing is transposed in memory.
-    product = jax.lax.dot_general(
-        params[..., :-1].reshape(h * k, p - 1),
-        x,
-        (((1,), (1,)), ((), ())),
-        precision=jax.lax.Precision.HIGHEST,
-    )
+    w, by_rows = params[..., :-1].reshape(h * k, p - 1), (((1,), (1,)), ((), ()))
+    highest = jax.lax.Precision.HIGHEST
+    if h * k <= of_backend(FEW_COLUMNS):
+        product = jax.lax.dot_general(x, w, by_rows, precision=highest)
+        # Without the barrier XLA would exchange the factors again.
+        product = jax.lax.optimization_barrier(product).T
+    else:
+        product = jax.lax.dot_general(w, x, by_rows, precision=highest)
     return product.reshape(h, k, -1) + (params[..., -1] + offset)[..., None]
 
 
@@ -370,17 +372,21 @@ def _one_pass(rows: Rows, lanes: Lanes, state: State, tolerance: Tolerance) -> S
 
     # The loss's curvature c along the step: s'y = c s'Ss + l2 ||w part of s||^2, S the spectrum.
     # Heads that fit their rows well have far less than the bound. Without convexity a step may run
-    # along a valley whose floor is flat or bent the other way, and tells nothing: the bound stays.
+    # along a valley whose floor is flat or bent the other way, and tells little: the geometric mean
+    # with the bound, or where it is bent the bound itself.
     sy, ss, yy = _dot(step, change), _dot(step, step), _dot(change, change)
     w, b = step[..., :-1], step[..., -1]
     length = _dot(w, w)
     spread = _dot(rows.spectrum * w, w) + jnp.sum(b * b, axis=-1)
     bound = _curvature_bound(step.shape[1])
-    curvature = state.curvature
+    met = (sy - lanes.l2 * length) / jnp.where(spread > 0, spread, 1.0)
+    told = (spread > 0) & (sy > 0)
     if lanes.loss.convex:
-        met = (sy - lanes.l2 * length) / jnp.where(spread > 0, spread, 1.0)
-        met = jnp.clip(met, CURVATURE_FALL * curvature, bound)
-        curvature = jnp.where((spread > 0) & (sy > 0), met, curvature)
+        met = jnp.clip(met, CURVATURE_FALL * state.curvature, bound)
+    else:
+        mean = jnp.clip(jnp.sqrt(jnp.maximum(met, 0.0) * bound), CURVATURE_FALL * bound, bound)
+        met = jnp.where(met > 0, mean, bound)
+    curvature = jnp.where(told, met, state.curvature)
     curvature = jnp.where(forget, bound, curvature)
     preconditioner = _preconditioner(rows.spectrum, lanes.l2, curvature)
     # Scale of the initial inverse Hessian from the newest pair; negative curvature doubles it.
@@ -639,13 +645,13 @@ def solve(
     if not waiting:
         return out
     # One chain a lane; `heads` is the one it works on, `none` in an idle lane.
-    size = min(num_lanes, lane_bucket(len(waiting)))
+    size = min(num_lanes, enough_lanes(len(waiting)))
     chains = [waiting.popleft() if waiting else collections.deque() for _ in range(size)]
     heads = np.array([chain.popleft() if chain else none for chain in chains])
     lanes, state = _open(problem, np.where(heads == none, 0, heads), heads != none)
     while True:
         more = bool(waiting) or any(chains)
-        smaller = max((b for b in COMPACT_LANES if b < len(heads)), default=0)
+        smaller = max((b for b in LANES if b < len(heads)), default=0)
         in_work = int(np.sum(heads != none))
         enough = max(0, in_work - max(1, int(EXCHANGE_SHARE * size))) if more else smaller
         state = _advance(problem.rows, lanes, state, tolerance, jnp.int32(enough))
@@ -675,7 +681,7 @@ def solve(
             continue
         if not running.any():
             return _close(state, out, done)
-        left = min((b for b in COMPACT_LANES if b >= running.sum()), default=len(heads))
+        left = min((b for b in LANES if b >= running.sum()), default=len(heads))
         kept = np.concatenate([np.flatnonzero(running), np.flatnonzero(~running)])[:left]
         heads = np.where(running, heads, none)[kept]
         loaded = np.where(heads == none, 0, heads)

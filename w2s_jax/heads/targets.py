@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from numpy.typing import ArrayLike
 
 from w2s_jax.errors import HeadError
+from w2s_jax.heads.reductions import sum_last
 
 # Heads whose targets by class are in memory together.
 HEADS_AT_A_TIME = 8
@@ -105,7 +106,7 @@ def class_mass(
             by_class = (own == jnp.arange(num_classes)[:, None]).astype(weights.dtype)
         else:
             by_class = own
-        return jnp.sum(own_weights * jnp.abs(by_class), -1), jnp.sum(own_weights * by_class, -1)
+        return sum_last(own_weights * jnp.abs(by_class)), sum_last(own_weights * by_class)
 
     heads = jnp.arange(max(len(targets), len(weights)))
     return jax.lax.map(of_head, heads, batch_size=min(HEADS_AT_A_TIME, len(heads)))

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from w2s_jax.errors import HeadError
-from w2s_jax.heads.buckets import lane_bucket, padded_size
+from w2s_jax.heads.buckets import head_bucket, padded_size
 from w2s_jax.heads.lbfgs import logits_on_rows
 from w2s_jax.heads.losses import Loss, cross_entropy
 from w2s_jax.heads.prepared import Prepared
@@ -150,7 +150,7 @@ class Fit:
 
     def padded(self, num_heads: int) -> int:
         """Heads of a batch with padding."""
-        return lane_bucket(num_heads)
+        return head_bucket(num_heads)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt
 
+from w2s_jax.heads.reductions import sum_last
+
 
 def keep_count(keep_fraction: float, n: int) -> int:
     """Rows kept of n: max(1, floor(p n + 1/2)), in decimal arithmetic.
@@ -55,6 +57,11 @@ def _sortable(values: Float[Array, " n"]) -> UInt[Array, " n"]:
     return jnp.where(negative, ~bits, bits | (bits.dtype.type(1) << (width - 1)))
 
 
+def _count(among: Bool[Array, " n"]) -> Int[Array, ""]:
+    """How many are true; exact up to 2^24 = 16.8 million."""
+    return sum_last(among.astype(jnp.float32)).astype(jnp.int32)
+
+
 def _kth_smallest(
     keys: UInt[Array, " n"], among: Bool[Array, " n"], k: Int[Array, ""]
 ) -> UInt[Array, ""]:
@@ -63,7 +70,7 @@ def _kth_smallest(
 
     def refine(i: Array, threshold: Array) -> Array:
         candidate = threshold | (keys.dtype.type(1) << (width - 1 - i).astype(keys.dtype))
-        below = jnp.sum(among & (keys < candidate), dtype=jnp.int32)
+        below = _count(among & (keys < candidate))
         return jnp.where(below < k, candidate, threshold)
 
     return jax.lax.fori_loop(0, width, refine, keys.dtype.type(0))
@@ -96,5 +103,5 @@ def keep_lowest(
         threshold = _kth_smallest(keys, candidates, missing)
         kept = kept | (candidates & (keys < threshold))
         candidates = candidates & (keys == threshold)
-        missing = k - jnp.sum(kept, dtype=jnp.int32)
+        missing = k - _count(kept)
     return kept | (candidates & (jnp.cumsum(candidates, dtype=jnp.int32) <= missing))

@@ -11,6 +11,7 @@ from w2s_jax.heads import Prepared
 from w2s_jax.heads.buckets import of_backend
 from w2s_jax.heads.costs import default_budget
 from w2s_jax.heads.lbfgs import logits_on_rows
+from w2s_jax.heads.reductions import sum_last
 from w2s_jax.heads.row_sharding import DealtRows, place_rows
 from w2s_jax.pipeline import Heads, batches, pad_rows
 
@@ -107,15 +108,15 @@ def _predict(
     count = jnp.maximum(num_scored, 1)
     # The log of probability zero, of a class that was absent in training, stays finite.
     log_likelihood = jnp.maximum(log_likelihood, jnp.log(jnp.finfo(logits.dtype).tiny))
-    loss = -jnp.sum(jnp.where(scored, log_likelihood, 0.0), axis=1) / count
+    loss = -sum_last(jnp.where(scored, log_likelihood, 0.0)) / count
     excess = jnp.where(scored, confidence - (classes == labels), 0.0)
 
     def of_head(own: tuple[Array, Array]) -> Array:
         confidence, excess = own
         # As integers: NaN falls into the first bin, and shows.
         bin_of = jnp.clip(jnp.ceil(confidence * NUM_BINS).astype(jnp.int32), 1, NUM_BINS)
-        sums = [jnp.sum(jnp.where(bin_of == b, excess, 0.0)) for b in range(1, NUM_BINS + 1)]
-        return jnp.sum(jnp.abs(jnp.stack(sums))) / count
+        of_bin = bin_of == jnp.arange(1, NUM_BINS + 1)[:, None]
+        return jnp.sum(jnp.abs(sum_last(jnp.where(of_bin, excess, 0.0)))) / count
 
     error = jax.lax.map(of_head, (confidence, excess), batch_size=of_backend(BINNED))
     return classes.astype(_type_of_classes(logits.shape[1])), loss, error
