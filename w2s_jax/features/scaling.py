@@ -10,6 +10,7 @@ from w2s_jax.errors import FeatureError
 
 SCALINGS = ("rms", "none", "standardize")
 _CHUNK = 1024  # rows whose float64 copy stays in the cache
+_SCALED = 128  # likewise, of several copies
 
 
 class Scaling(NamedTuple):
@@ -26,8 +27,8 @@ class Scaling(NamedTuple):
     def apply(self, features: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
         """Scaled features ``[n, d]``, a new array."""
         scaled = np.empty(features.shape, dtype)
-        for start in range(0, len(features), _CHUNK):
-            block = slice(start, start + _CHUNK)
+        for start in range(0, len(features), _SCALED):
+            block = slice(start, start + _SCALED)
             scaled[block] = (features[block].astype(np.float64) - self.mean) * self.multiplier
         return scaled
 

@@ -430,7 +430,7 @@ def _one_pass(rows: Rows, lanes: Lanes, state: State, tolerance: Tolerance) -> S
     return updated._replace(status=jnp.where(active, status, state.status).astype(jnp.int32))
 
 
-@jax.jit
+@functools.partial(jax.jit, donate_argnames="state")
 def _advance(rows: Rows, lanes: Lanes, state: State, tolerance: Tolerance, enough: Array) -> State:
     """Passes until at most `enough` lanes are still running."""
 

@@ -110,12 +110,14 @@ def _predict(
     log_likelihood = jnp.maximum(log_likelihood, jnp.log(jnp.finfo(logits.dtype).tiny))
     loss = -sum_last(jnp.where(scored, log_likelihood, 0.0)) / count
     excess = jnp.where(scored, confidence - (classes == labels), 0.0)
+    # The most probable of c classes has at least 1 / c.
+    first = -(-NUM_BINS // max(logits.shape[1], 2))
 
     def of_head(own: tuple[Array, Array]) -> Array:
         confidence, excess = own
         # As integers: NaN falls into the first bin, and shows.
-        bin_of = jnp.clip(jnp.ceil(confidence * NUM_BINS).astype(jnp.int32), 1, NUM_BINS)
-        of_bin = bin_of == jnp.arange(1, NUM_BINS + 1)[:, None]
+        bin_of = jnp.clip(jnp.ceil(confidence * NUM_BINS).astype(jnp.int32), first, NUM_BINS)
+        of_bin = bin_of == jnp.arange(first, NUM_BINS + 1)[:, None]
         return jnp.sum(jnp.abs(sum_last(jnp.where(of_bin, excess, 0.0)))) / count
 
     error = jax.lax.map(of_head, (confidence, excess), batch_size=of_backend(BINNED))
