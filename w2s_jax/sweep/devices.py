@@ -1,4 +1,8 @@
-"""Work spread over the local devices: each takes the next piece as soon as it is free."""
+"""Work spread over the local devices: each takes the next piece as soon as it is free.
+
+A device has two pieces at a time, so that it computes one while the host prepares or writes up the
+other.
+"""
 
 import collections
 import queue
@@ -9,27 +13,33 @@ from typing import Any, TypeVar
 import jax
 
 T = TypeVar("T")
+AT_ONCE = 2
 
 
 def on_devices(
     work: Sequence[Callable[[], T]],
     devices: Sequence[Any],
     stopping: Callable[[], bool] = lambda: False,
+    at_once: int = 1,
 ) -> Iterator[T]:
     """Runs pieces of work, each wholly on one device, and yields results as they are ready.
 
-    A thread a device waits for it; arrays that a piece makes lie on its device by default. At most
-    one result a device waits to be taken, so that memory stays bounded.
+    Each piece has a thread that waits for its device; arrays that it makes lie there by default.
+    Only as many results as there are threads wait to be taken, so that memory stays bounded. Until
+    the first is there, each device has one piece alone: the others would compile the same programs.
 
     Args:
         work: the pieces, started in this order.
-        devices: of this process; with a single one the pieces run in the caller's thread.
+        devices: of this process; with one, and one piece at a time, the pieces run in the caller's
+            thread.
         stopping: once true, no further piece is started; those that run are waited for.
+        at_once: pieces that a device has at a time.
 
     Raises:
         Exception: what a piece raises, after the results of those that ran beside it.
     """
-    devices = devices[: len(work)]
+    most = min(len(devices), len(work))
+    devices = (list(devices) * at_once)[: len(work)]
     if len(devices) <= 1:
         for piece in work:
             if stopping():
@@ -56,9 +66,10 @@ def on_devices(
     threads = ThreadPoolExecutor(len(devices))
     try:
         while running or (waiting and not stopping() and failure is None):
-            while waiting and len(running) < len(devices) and not stopping() and failure is None:
+            while waiting and len(running) < most and not stopping() and failure is None:
                 running.add(threads.submit(on_a_free_device, waiting.popleft()))
             done, running = wait(running, return_when=FIRST_COMPLETED)
+            most = len(devices)
             for finished in done:
                 if finished.exception() is None:
                     yield finished.result()

@@ -22,6 +22,7 @@ from w2s_jax.methods import Train
 from w2s_jax.methods.rounds import Round
 from w2s_jax.pipeline import plan_rounds, student_cost
 from w2s_jax.sweep.chunks import Chunk
+from w2s_jax.sweep.devices import AT_ONCE
 from w2s_jax.sweep.planning import Group, Plan
 
 # Share of the matrix product's peak that whole runs reach on draws of thousands of rows, and what
@@ -211,6 +212,30 @@ def choose_row_shards(
     return shards
 
 
+def choose_at_once(
+    plan: Plan,
+    dtype: DTypeLike = np.float32,
+    memory_budget: int | None = None,
+    row_shards: int = 1,
+) -> int:
+    """Chunks that a device has at a time; one where the budget does not hold batches of several.
+
+    Args:
+        plan: a grid's plan, with the rows that are there already.
+        dtype: of the heads.
+        memory_budget: bytes, as of `run`.
+        row_shards: devices among which rows are dealt out; these have one chunk together.
+    """
+    budget = default_budget() if memory_budget is None else memory_budget
+    if row_shards > 1:
+        return 1
+    try:
+        batch_bytes(plan, budget // AT_ONCE, dtype)
+    except HeadError:
+        return 1
+    return AT_ONCE
+
+
 def _needed_shards(plan: Plan, dtype: DTypeLike, budget: int, there: int) -> int:
     """1, or all local devices: by sizes that more settings of the same pairs leave as they are."""
     features = feature_bytes(plan, dtype)
@@ -275,7 +300,9 @@ def predict(
     """
     shards = row_shards or choose_row_shards(plan, dtype, memory_budget)
     budget = default_budget() if memory_budget is None else memory_budget
-    peak = feature_bytes(plan, dtype, shards) + batch_bytes(plan, budget, dtype, shards)
+    at_once = choose_at_once(plan, dtype, memory_budget, shards)
+    batches = at_once * batch_bytes(plan, budget // at_once, dtype, shards)
+    peak = feature_bytes(plan, dtype, shards) + batches
     flops, draws = 0.0, 0
     flops_of: dict[Any, float] = {}
     for group in plan.groups:

@@ -47,7 +47,7 @@ from w2s_jax.sweep.grid import Config, Grid
 from w2s_jax.sweep.hosts import own_share, this_process
 from w2s_jax.sweep.locations import Location, is_remote, location
 from w2s_jax.sweep.planning import Pair, Plan, plan_grid
-from w2s_jax.sweep.prediction import choose_row_shards
+from w2s_jax.sweep.prediction import choose_at_once, choose_row_shards
 from w2s_jax.sweep.progress import Progress
 from w2s_jax.sweep.rows import (
     Part,
@@ -91,8 +91,8 @@ def run(
             where several processes share the work.
         progress: show a progress bar in heads.
         dtype: of the heads, float32 or float64 (needs ``jax_enable_x64``).
-        memory_budget: bytes that one batch of heads may take on the device beside the features, or
-            a size such as "2GiB"; default 40 % of the device's memory.
+        memory_budget: bytes that the batches of heads at work may take on a device beside the
+            features, or a size such as "2GiB"; default 40 % of the device's memory.
         collect: with `out`, read all rows at the end; False returns an empty frame, for runs whose
             rows are too many for memory.
         notes: texts to keep in `out`, by file name; another text gets a number.
@@ -125,11 +125,15 @@ def run(
         raise GridError("there is nothing to run: the list of configurations is empty")
     stored = None if out is None else stored_row_shards(out)
     shards = choose_row_shards(plan, dtype, memory_budget, shard_rows, stored)
+    # From the whole plan, so that a resumed run has the batches of an uninterrupted one.
+    at_once = choose_at_once(plan, dtype, memory_budget, shards)
     if out is None:
         if this_process().count > 1:
             raise GridError("several processes share a run through its directory; give out")
         with _bar(sum(plan.heads.values()), progress) as bar:
-            runner = _Runner(plan, np.dtype(dtype), memory_budget, bar, row_shards=shards)
+            runner = _Runner(
+                plan, np.dtype(dtype), memory_budget, bar, row_shards=shards, at_once=at_once
+            )
             frames = list(runner.chunks())
         return in_order(pd.concat(frames, ignore_index=True))
     fingerprints = {name: pair.fingerprints for name, pair in plan.pairs.items()}
@@ -144,7 +148,9 @@ def run(
         watched = Progress(total, total - plan.num_configs)
         with _bar(sum(plan.heads.values()), progress) as bar:
             keep = functools.partial(save_heads, store.path) if keep_heads else None
-            runner = _Runner(plan, np.dtype(dtype), memory_budget, bar, keep_heads, keep, shards)
+            runner = _Runner(
+                plan, np.dtype(dtype), memory_budget, bar, keep_heads, keep, shards, at_once
+            )
             for rows in runner.chunks(interruption.noted):
                 store.add(rows)
                 watched.add(len(rows))
@@ -286,8 +292,9 @@ class _Runner:
     """Executes a plan; features are prepared and shared heads fitted once.
 
     A chunk is computed by one device from beginning to end, in the batches in which one device
-    alone would compute it: how many there are changes no result. Where rows are dealt out, all
-    devices compute one chunk after another together.
+    alone would compute it: how many there are changes no result. A device has `at_once` chunks at a
+    time, which share the memory budget. Where rows are dealt out, all devices compute one chunk
+    after another together.
     """
 
     def __init__(
@@ -299,17 +306,20 @@ class _Runner:
         kept_models: Sequence[str] = (),
         keep: Callable[[Sequence[str], dict[str, ModelHeads]], None] | None = None,
         row_shards: int = 1,
+        at_once: int = 1,
     ):
         self._plan = plan
         self._kept_models, self._keep = kept_models, keep
         self._dtype = dtype
         self._row_shards = row_shards
-        self._budget = default_budget() if memory_budget is None else memory_budget
+        budget = default_budget() if memory_budget is None else memory_budget
+        self._at_once = at_once
+        self._budget = budget // at_once
         self._bar = bar
         self._sides: dict[str, _Side] = {}
         self._copies: dict[tuple[str, Any], _Side] = {}
         self._labelled: dict[tuple[str, tuple[tuple[bytes, bytes], ...]], Heads] = {}
-        self._room_for_labelled = self._budget // _SHARE_OF_LABELLED
+        self._room_for_labelled = budget // _SHARE_OF_LABELLED
         self._pool = functools.cache(lambda name, prior: plan.pairs[name].pool(prior))
         self._side_key = functools.cache(_side_key)
         self._groups_left = collections.Counter((g.pair, g.feature_scaling) for g in plan.groups)
@@ -325,7 +335,9 @@ class _Runner:
             for chunk in group.chunks
         ]
         devices = jax.local_devices()
-        yield from on_devices(work, devices[:1] if self._row_shards > 1 else devices, stopping)
+        if self._row_shards > 1:
+            devices = devices[:1]
+        yield from on_devices(work, devices, stopping, self._at_once)
 
     def _rows_of(self, number: int, chunk: Chunk) -> pd.DataFrame:
         group = self._plan.groups[number]
