@@ -58,6 +58,8 @@ class Shape:
         sets: distinct sets of rows.
         per_set: logistic heads, or ridge penalties, on each set.
         targets: ridge targets for each set and penalty.
+        steps: of Adam, for heads that are trained step by step and not to their minimum.
+        batch: rows of a step; 0 for all.
     """
 
     n: int
@@ -66,6 +68,8 @@ class Shape:
     sets: int = 1
     per_set: int = 1
     targets: int = 1
+    steps: int = 0
+    batch: int = 0
 
     @property
     def logits(self) -> int:
@@ -97,6 +101,8 @@ class Shape:
             sets=shrink(self.sets, 4),
             per_set=shrink(self.per_set, 8),
             targets=shrink(self.targets, 4),
+            steps=shrink(self.steps, 20),
+            batch=shrink(self.batch, 16),
         )
 
 

@@ -3,16 +3,17 @@
 import dataclasses
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import w2s_jax
 
 from .chains import JUDGED, KINDS, Chain, engine_grid, head_keys, read_chain
 from .data import read_problem
-from .solvers import Solver
+from .solvers import TRAINING_RATE, Solver
 
 
 def _statuses(status: Any) -> dict[str, int]:
@@ -80,6 +81,41 @@ class Heads(_Fitted):
             "passes_max": int(passes.max()),
             "own_gap_p95": float(np.quantile(own_gap, 0.95)),
         }
+
+
+class Trained(_Fitted):
+    """All heads by a given number of steps of Adam, as a round of a method trains them."""
+
+    def fit(self, prepared: Any) -> Any:
+        """Trains all heads in lock step."""
+        from w2s_jax.methods.gradient import GradientStep
+        from w2s_jax.methods.rounds import Train
+        from w2s_jax.methods.trained import adam, hard_loss
+
+        problem, units, shape = self._problem, self.units, self._problem.shape
+        rule = GradientStep(hard_loss, adam, reads=("learning_rate",))
+        training = Train(rule, num_steps=shape.steps, batch_size=shape.batch)
+        values = {
+            "student_l2": problem.l2[units],
+            "learning_rate": np.full(len(units), TRAINING_RATE),
+            "seed": np.zeros(len(units)),
+        }
+        traced = {name: jnp.asarray(values[name], jnp.float32) for name in rule.hyperparameters}
+        labels = np.eye(shape.classes, dtype=np.float32)[problem.targets[units]]
+        found = training.run(
+            prepared, problem.rows[0], shape.n, jnp.asarray(labels), None, values, traced
+        )
+        highest = jax.lax.Precision.HIGHEST
+        inside = found.params[..., :-1]
+        w = jnp.einsum("dr,hkr->hdk", prepared.rotation, inside, precision=highest)
+        b = found.params[..., -1] - jnp.einsum("d,hdk->hk", prepared.mean, w, precision=highest)
+        return _TrainedHeads(w, b, found.status)
+
+
+class _TrainedHeads(NamedTuple):
+    w: Any
+    b: Any
+    status: Any
 
 
 class Ridge(_Fitted):

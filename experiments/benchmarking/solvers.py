@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+# Adam's, of heads that are trained for a given number of steps.
+TRAINING_RATE = 0.02
 # Solver by kind of problem: module and class. A module's imports may be absent.
 REFERENCE = "reference"
 HOMES = {
@@ -21,6 +23,13 @@ HOMES = {
         "gemm XLA": ("gemm", "XLA"),
         "gemm numpy": ("gemm", "Numpy"),
         "gemm torch": ("gemm", "Torch"),
+    },
+    "trained": {
+        REFERENCE: ("reference", "TightHeads"),
+        "engine": ("engine", "Trained"),
+        "torch vmap Adam": ("training_torch", "Vmapped"),
+        "torch Adam": ("training_torch", "Looped"),
+        "optax vmapped": ("training_optax", "Vmapped"),
     },
     "ridge": {
         REFERENCE: ("reference", "TightRidge"),
@@ -67,6 +76,14 @@ class Solver(abc.ABC):
     def facts(self) -> dict[str, Any]:
         """Further facts about the last result, for the JSON."""
         return {}
+
+
+def batches_of(num_rows: int, steps: int, batch: int, seed: int = 0) -> np.ndarray:
+    """Rows of every step ``[steps, batch]``, epoch after epoch in random order."""
+    rng = np.random.default_rng(seed)
+    epochs = -(-steps * batch // num_rows)
+    rows = np.concatenate([rng.permutation(num_rows) for _ in range(epochs)])
+    return rows[: steps * batch].reshape(steps, batch)
 
 
 def find_solver(kind: str, name: str) -> type[Solver]:

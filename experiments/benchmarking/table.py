@@ -4,7 +4,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-TITLES = {"heads": "Logistic heads", "chain": "Whole chains", "ridge": "Ridge heads"}
+TITLES = {
+    "heads": "Logistic heads",
+    "chain": "Whole chains",
+    "trained": "Heads trained step by step",
+    "ridge": "Ridge heads",
+}
 
 
 def number(value: float) -> str:
@@ -64,6 +69,8 @@ def _name(case: dict[str, Any]) -> str:
     if case["kind"] == "chain":
         return f"{case['case']}: {case['heads']:,} heads"
     what = f"{shape['classes']} classes" if shape["classes"] else f"{shape['targets']} targets"
+    if shape.get("steps"):
+        what += f", {shape['steps']} steps of {shape['batch'] or 'all'} rows"
     sets = f"{shape['sets']} × {shape['per_set']}"
     return f"{case['case']}: n {shape['n']:,}, d {shape['d']}, {what}, {sets}"
 

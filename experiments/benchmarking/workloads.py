@@ -26,7 +26,7 @@ class Case:
     Attributes:
         workload: as `--workloads` names it.
         name: of this case.
-        kind: "heads", "ridge" or "chain".
+        kind: "heads", "trained", "ridge" or "chain".
         shape: its sizes.
         solvers: by name, the units to measure; None is all. The peers' are random subsets.
         judged: units whose objective is compared with its minimum.
@@ -110,6 +110,14 @@ def _all_workloads(scale: float) -> dict[str, list[Case]]:
         shape = dataclasses.replace(Shape(5000, 512).scaled(scale), per_set=size)
         peers = ("scikit-learn", "torch L-BFGS", "optax vmapped")
         workloads["scaling"].append(_heads_case("scaling", shape, peers, f"scaling_{size}"))
+
+    trained = {
+        "trained_full": Shape(5000, 512, 2, 1, 128, steps=200),
+        "trained_batches": Shape(5000, 512, 2, 1, 128, steps=400, batch=256),
+    }
+    for name, shape in trained.items():
+        solvers = {"engine": None, "torch vmap Adam": None, "optax vmapped": None, "torch Adam": 8}
+        workloads[name] = [Case(name, name, "trained", shape.scaled(scale), solvers)]
 
     ridge = {
         "ridge_one_set": Shape(5000, 512, 0, 1, 64, 32),

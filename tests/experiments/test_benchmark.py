@@ -13,7 +13,7 @@ import pytest
 import w2s_jax
 from experiments.benchmarking import chains, data, objective, results, table, workloads
 from experiments.benchmarking.judging import judge_chain, judge_heads
-from experiments.benchmarking.solvers import HOMES, find_solver
+from experiments.benchmarking.solvers import HOMES, TRAINING_RATE, find_solver
 from experiments.benchmarking.worker import Session
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "benchmark.py"
@@ -69,6 +69,43 @@ def test_all_solvers_minimise_the_same_objective(problem, minima, name):
     assert gap["heads"] == count
     assert -1e-9 < gap["p50"] <= gap["max"] < LARGEST_GAP
     json.dumps(solver.facts())
+
+
+def adam(x, y, l2, steps, rate):
+    """Objective after full-batch steps of Adam at two classes, in float64."""
+    params, first, second = np.zeros((3, x.shape[1] + 1))
+    x = np.c_[x, np.ones(len(x))]
+    penalised = np.r_[np.ones(x.shape[1] - 1), 0]
+    for step in range(1, steps + 1):
+        p = 1 / (1 + np.exp(-x @ params))
+        gradient = x.T @ (p - y) / len(x) + l2 * penalised * params
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        size = np.sqrt(second / (1 - 0.999**step)) + 1e-8
+        params = params - rate * first / (1 - 0.9**step) / size
+    fit = objective.Fit(params[:-1, None], params[-1:])
+    return objective.logistic_objective(x[:, :-1], y, fit, l2)
+
+
+@pytest.mark.parametrize("batch", [0, 30])
+@pytest.mark.parametrize("name", ["engine", "optax vmapped", "torch vmap Adam", "torch Adam"])
+def test_all_trainers_end_where_their_steps_end(tmp_path, name, batch):
+    if name.startswith("torch"):
+        pytest.importorskip("torch")
+    shape = data.Shape(90, 10, 2, 1, 4, steps=40, batch=batch)
+    data.write_problem(tmp_path, shape, RECIPE)
+    problem = data.read_problem(tmp_path)
+    solver = find_solver("trained", name)(tmp_path, np.arange(4))
+    assert solver.solve()["fit"] > 0
+    found = solver.solution()
+    assert found["w"].shape == (4, 10, 1)
+    for unit in range(4):
+        x, y = problem.training(unit, np.float64)
+        fit, l2 = objective.Fit(found["w"][unit], found["b"][unit]), float(problem.l2[unit])
+        value = objective.logistic_objective(x, y, fit, l2)
+        centred = x - x.mean(axis=0) if name == "engine" else x
+        expected = adam(centred, y, l2, 40, TRAINING_RATE)
+        # Batches of a third of the rows are noise about the steps with all rows.
+        assert value == pytest.approx(expected, rel=0.1 if batch else 1e-4)
 
 
 @pytest.mark.parametrize("shape", [data.Shape(80, 12, 0, 1, 5, 3), data.Shape(80, 12, 0, 4, 3, 1)])

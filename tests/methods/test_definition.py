@@ -246,8 +246,8 @@ SHARED = {
     "balancing": "7149581cc04efebd",
     "gradient": "108d3700a06704f4",
     "noise": "173b5b2befa78563",
-    "rounds": "4bb1730baf213c47",
-    "selection": "1359e14d91040020",
+    "rounds": "dfbc2cd327402bf5",
+    "selection": "20a91e3eaa40f1fc",
 }
 
 

@@ -34,13 +34,13 @@ def main():
     enable_compilation_cache(cache)
     used = set()
 
-    def noting(work, devices_, stopping):
+    def noting(work, *args):
         def noted(piece):
             rows = piece()
             used.add(str(jax.config.jax_default_device))
             return rows
         pieces = [lambda piece=piece: noted(piece) for piece in work]
-        return devices.on_devices(pieces, devices_, stopping)
+        return devices.on_devices(pieces, *args)
 
     runner.on_devices = noting
     sets = toy_set("weak", signal=0.5, seed=1), toy_set("strong", signal=1.2, seed=2)

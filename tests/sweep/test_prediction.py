@@ -1,5 +1,7 @@
 """What a run is said to take, what is refused, and what it lets go of."""
 
+import bisect
+import contextlib
 import gc
 import weakref
 
@@ -7,10 +9,10 @@ import numpy as np
 import pytest
 
 from tests.toy import toy_set
-from w2s_jax.errors import GridError, StoreError
+from w2s_jax.errors import GridError, HeadError, StoreError
 from w2s_jax.heads import costs
 from w2s_jax.sweep import Grid, plan_grid, predict, run, runner
-from w2s_jax.sweep.prediction import feature_bytes
+from w2s_jax.sweep.prediction import batch_bytes, choose_at_once, feature_bytes
 from w2s_jax.sweep.runner import remaining
 
 SMALL = {"eta_l": 0.2, "eta_u": (0.3, 0.5), "n_labelled": 60, "n_unlabelled": 120}
@@ -53,10 +55,30 @@ def test_features_are_let_go_after_their_last_use(sets, monkeypatch):
 
     monkeypatch.setattr(runner, "prepare_in", noting)
     monkeypatch.setattr(runner._Runner, "_chunk", counting)
+    monkeypatch.setattr(runner, "choose_at_once", lambda *args: 1)
     a, b, c, d = sets
     run(Grid(pairs=[(a, b), (c, d)], seeds=(0, 1), **SMALL))
     assert len(made) == 4
     assert max(alive) == 2
+
+
+def test_a_device_has_two_chunks_at_a_time_where_memory_holds_what_they_need(sets, monkeypatch):
+    a, b, c, d = sets
+    plan = plan_grid(Grid(pairs=[(a, b), (c, d)], seeds=(0, 1), **SMALL))
+    pair, both = (feature_bytes(plan, at_once=n) for n in (1, 2))
+    assert both == 2 * pair  # the last chunk of one pair beside the first of the other
+    assert choose_at_once(plan) == 2
+
+    def holds(budget):
+        with contextlib.suppress(HeadError):
+            return batch_bytes(plan, budget) > 0
+        return False
+
+    least = bisect.bisect_left(range(1 << 30), True, key=holds)
+    assert choose_at_once(plan, memory_budget=2 * least) == 2
+    assert choose_at_once(plan, memory_budget=2 * least - 2) == 1
+    monkeypatch.setattr("w2s_jax.sweep.prediction.device_memory", lambda: both - 1)
+    assert choose_at_once(plan, memory_budget=1 << 30) == 1
 
 
 def test_features_that_do_not_fit_are_refused(sets, monkeypatch):

@@ -136,7 +136,7 @@ def keeping(*args):
 
 
 rows.predict = keeping
-runner.on_devices = lambda work, devices, stopping: on_devices(work, devices[:1], stopping)
+runner.on_devices = lambda work, devices, *_: on_devices(work, devices[:1])  # in order
 run(grid, out=folder / "one", shard_rows="never")
 of_one, predictions[:] = list(predictions), []
 runner.on_devices = on_devices

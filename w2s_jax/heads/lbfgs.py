@@ -220,10 +220,13 @@ def _sums_over_devices(*given: Any) -> tuple[Array, Array, Array]:
     return jax.lax.psum(_sums_over_rows(*given), AXIS)
 
 
+Sums = tuple[Array, Array, Array]
+
+
 def _sums_over_rows(
     x: tuple[Float[Array, "m r"], ...],
     all_targets: Array,
-    all_weights: Float[Array, "c #l m"],
+    all_weights: Float[Array, " c #l m"],
     num_chunks: Int[Array, ""],
     offset: Float[Array, "l k"],
     loss: Loss,
@@ -231,7 +234,6 @@ def _sums_over_rows(
 ) -> tuple[Float[Array, " l"], Float[Array, "q r"], Float[Array, "l k"]]:
     """Loss and its gradient in weights and intercepts, chunk of rows after chunk of rows."""
     num_lanes, k, p = params.shape
-    Sums = tuple[Array, Array, Array]
 
     def add_chunk(chunk: int, params: Array, sums: Sums) -> Sums:
         value, weight_gradient, intercept_gradient = sums

@@ -105,7 +105,9 @@ def _chunk_flops(
     return float(flops)
 
 
-def feature_bytes(plan: Plan, dtype: DTypeLike = np.float32, row_shards: int = 1) -> int:
+def feature_bytes(
+    plan: Plan, dtype: DTypeLike = np.float32, row_shards: int = 1, at_once: int = 1
+) -> int:
     """Most that prepared features take at a time, on each device.
 
     They stay from the first group that needs them to the last.
@@ -114,6 +116,7 @@ def feature_bytes(plan: Plan, dtype: DTypeLike = np.float32, row_shards: int = 1
         plan: a grid's plan.
         dtype: of the heads.
         row_shards: devices among which rows are dealt out.
+        at_once: chunks that a device has at a time, which may be of as many groups.
     """
     span: dict[tuple[str, str], tuple[int, int]] = {}
     sizes: dict[tuple[str, str], int] = {}
@@ -126,10 +129,10 @@ def feature_bytes(plan: Plan, dtype: DTypeLike = np.float32, row_shards: int = 1
                 num_rows = -(-len(data.labels) // row_shards)
                 sizes[key] = num_rows * width * np.dtype(dtype).itemsize
                 span[key] = span.get(key, (number, number))[0], number
-    change = np.zeros(len(plan.groups) + 1, np.int64)
+    change = np.zeros(len(plan.groups) + at_once, np.int64)
     for key, (first, last) in span.items():
         change[first] += sizes[key]
-        change[last + 1] -= sizes[key]
+        change[last + at_once] -= sizes[key]
     return int(np.cumsum(change).max())
 
 
@@ -218,7 +221,9 @@ def choose_at_once(
     memory_budget: int | None = None,
     row_shards: int = 1,
 ) -> int:
-    """Chunks that a device has at a time; one where the budget does not hold batches of several.
+    """Chunks that a device has at a time; one where memory does not hold what several need.
+
+    These share the memory budget, and may be of different pairs.
 
     Args:
         plan: a grid's plan, with the rows that are there already.
@@ -233,7 +238,7 @@ def choose_at_once(
         batch_bytes(plan, budget // AT_ONCE, dtype)
     except HeadError:
         return 1
-    return AT_ONCE
+    return AT_ONCE if feature_bytes(plan, dtype, 1, AT_ONCE) <= device_memory() else 1
 
 
 def _needed_shards(plan: Plan, dtype: DTypeLike, budget: int, there: int) -> int:
@@ -302,7 +307,7 @@ def predict(
     budget = default_budget() if memory_budget is None else memory_budget
     at_once = choose_at_once(plan, dtype, memory_budget, shards)
     batches = at_once * batch_bytes(plan, budget // at_once, dtype, shards)
-    peak = feature_bytes(plan, dtype, shards) + batches
+    peak = feature_bytes(plan, dtype, shards, at_once) + batches
     flops, draws = 0.0, 0
     flops_of: dict[Any, float] = {}
     for group in plan.groups:
