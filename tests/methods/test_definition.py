@@ -220,7 +220,7 @@ PINNED = {
     "enhanced_forgetting": "version 1, 39993fe4df770d2a",
     "product": "version 1, a6a6fe43d3405968",
     "self_training": "version 1, e6c1c1e8876166b2",
-    "vanilla_trained": "version 1, 25da1adac8e683af",
+    "vanilla_trained": "version 1, 66dff96e262c62a4",
     "confidence": "version 1, 721f09aa994ad3a2",
     "confidence_adaptive": "version 1, f90a61ee6b253ec6",
     "label_smoothing": "version 1, 87defbeb1b938a33",
@@ -244,9 +244,9 @@ PINNED = {
 }
 SHARED = {
     "balancing": "7149581cc04efebd",
-    "gradient": "108d3700a06704f4",
+    "gradient": "eb74539e6f8ee363",
     "noise": "173b5b2befa78563",
-    "rounds": "dfbc2cd327402bf5",
+    "rounds": "1ff4d0619ce3b79c",
     "selection": "20a91e3eaa40f1fc",
 }
 

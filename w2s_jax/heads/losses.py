@@ -61,6 +61,33 @@ def _cross_entropy(logits: Float[Array, " c"], target: Float[Array, " c"]) -> Fl
     return -jnp.sum(target * log_probabilities(logits))
 
 
+@jax.custom_jvp
+def binary_cross_entropy(z: Float[Array, "*axes"], t: Array) -> Float[Array, "*axes"]:
+    """Cross entropy of two classes, ``log(1 + exp(z)) - t z``.
+
+    Value and derivatives are in the forms that do not cancel where a row is certain, and the
+    derivative at 0 is right.
+
+    Args:
+        z: logit of class 1.
+        t: target of class 1, any number.
+    """
+    return jnp.log1p(jnp.exp(-jnp.abs(z))) + jnp.where(z > 0, 1 - t, -t) * z
+
+
+@binary_cross_entropy.defjvp
+def _binary_cross_entropy_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (z, t), (dz, dt) = primals, tangents
+    return binary_cross_entropy(z, t), _binary_residual(z, t) * dz - z * dt
+
+
+def _binary_residual(z: Array, t: Array) -> Array:
+    """p1 - t in the form that does not cancel."""
+    e = jnp.exp(-jnp.abs(z))
+    small = e / (1 + e)  # probability of the less probable class
+    return jnp.where(z > 0, (1 - t) - small, small - t)
+
+
 class _Binary(NamedTuple):
     """Two classes, by the logit of class 1: log probabilities and probabilities, none rounded."""
 
@@ -123,13 +150,8 @@ def _cross_entropy_fused(
     logits: Float[Array, "h k n"], targets: Array
 ) -> tuple[Float[Array, "h n"], Float[Array, "h k n"]]:
     if logits.shape[1] == 1:
-        z, t = logits[:, 0], targets
-        positive = z > 0
-        e = jnp.exp(-jnp.abs(z))
-        small = e / (1 + e)  # probability of the less probable class
-        # log(1 + exp(z)) - t z and p1 - t in the forms that do not cancel.
-        value = jnp.log1p(e) + jnp.where(positive, 1 - t, -t) * z
-        return value, jnp.where(positive, (1 - t) - small, small - t)[:, None]
+        z = logits[:, 0]
+        return binary_cross_entropy(z, targets), _binary_residual(z, targets)[:, None]
     many = _softmax(logits)
     if _is_hard(targets):
         hit = _hits(targets, logits.shape[1])

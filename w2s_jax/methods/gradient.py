@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from w2s_jax.errors import HeadError
+from w2s_jax.heads.reductions import sum_last
 from w2s_jax.heads.training import Batch, Step, head_logits
 from w2s_jax.methods.rounds import RoundInputs
 
@@ -104,11 +105,11 @@ class GradientStep(Step):
     ) -> Float[Array, ""]:
         logits = head_logits(params, batch.x)
         weights = self._weights(logits, batch)
-        total = jnp.sum(weights)
+        total = sum_last(weights)
         losses = loss(logits, batch.inputs, batch.step)
         _check_one_a_row("loss", losses, logits)
         losses = jnp.where(weights > 0, losses, 0.0)
-        return jnp.sum(weights * losses) / jnp.where(total > 0, total, 1.0)
+        return sum_last(weights * losses) / jnp.where(total > 0, total, 1.0)
 
 
 def _check_one_a_row(name: str, numbers: Array, logits: Float[Array, "k m"]) -> None:

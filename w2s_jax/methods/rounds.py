@@ -426,6 +426,9 @@ class Method:
 
 def hard_pseudolabels(inputs: RoundInputs) -> Array:
     """The teacher's most probable class of each row ``[n]``; ties go to the lower class."""
+    p = inputs.teacher_probabilities
+    if p.shape[-1] == 2:  # what argmax gives, several times faster on a CPU
+        return (p[:, 1] > p[:, 0]).astype(jnp.int32)
     return jnp.argmax(inputs.teacher_probabilities, axis=-1).astype(jnp.int32)
 
 

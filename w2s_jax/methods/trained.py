@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import optax
 from jaxtyping import Array, Float, Int
 
-from w2s_jax.heads.losses import cross_entropy, loss_per_sample
+from w2s_jax.heads.losses import binary_cross_entropy, cross_entropy, loss_per_sample
 from w2s_jax.methods import vanilla
 from w2s_jax.methods.gradient import GradientStep
 from w2s_jax.methods.rounds import Method, RoundInputs, Train, hard_pseudolabels, soft_pseudolabels
@@ -20,10 +20,11 @@ def cross_entropy_rows(
     logits: Float[Array, "k m"], targets: Int[Array, " m"] | Float[Array, "m c"]
 ) -> Float[Array, " m"]:
     """Cross entropy of each row, for class indices or soft targets."""
+    if logits.shape[0] == 1:
+        of_class_1 = targets if targets.ndim == 1 else targets[:, 1]
+        return binary_cross_entropy(logits[0], of_class_1.astype(logits.dtype))
     if targets.ndim == 2:
-        targets = targets[:, 1] if logits.shape[0] == 1 else targets.T
-    elif logits.shape[0] == 1:
-        targets = targets.astype(logits.dtype)
+        targets = targets.T
     return loss_per_sample(cross_entropy(), logits[None], targets[None])[0]
 
 
