@@ -70,7 +70,9 @@ flags.DEFINE_enum("pool", None, ["train", "train+val"], "splits to draw from; de
 flags.DEFINE_list("save_heads", [], "models whose heads to keep: student, teacher, ceiling")
 flags.DEFINE_bool("dry_run", False, "print the plan of what is not in --out yet, and stop")
 flags.DEFINE_string(
-    "memory_budget", None, "device memory for one batch of heads, such as 2GiB; default 40 % of it"
+    "memory_budget",
+    None,
+    "device memory for batches of heads at work, such as 2GiB; default 40 % of it",
 )
 flags.DEFINE_enum(
     "shard_rows", "auto", SHARD_ROWS, "deal the features' rows out to the local devices"

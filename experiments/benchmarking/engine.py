@@ -1,4 +1,4 @@
-"""The engine under test, through the package's public functions alone."""
+"""The engine under test, through the functions that the README and BUILD.md show."""
 
 import dataclasses
 import time

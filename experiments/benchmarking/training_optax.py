@@ -27,10 +27,10 @@ class Vmapped(Solver):
             jnp.asarray(problem.targets[units], dtype),
             jnp.asarray(problem.l2[units], jnp.float32),
         )
-        every = np.arange(shape.n)[None]
         batched = shape.batch > 0
-        rows = batches_of(shape.n, shape.steps, shape.batch) if batched else every[:0]
-        self._rows = jnp.asarray(rows)
+        self._rows = None
+        if batched:
+            self._rows = jnp.asarray(batches_of(shape.n, shape.steps, shape.batch))
         rule = optax.adam(TRAINING_RATE)
 
         def train(x: Any, y: Any, l2: Any, rows: Any) -> Any:
@@ -45,7 +45,7 @@ class Vmapped(Solver):
 
             start = params, rule.init(params)
             length = None if batched else shape.steps
-            (params, _), _ = jax.lax.scan(step, start, rows if batched else None, length=length)
+            (params, _), _ = jax.lax.scan(step, start, rows, length=length)
             return params
 
         self._train = jax.jit(jax.vmap(train, (None, 0, 0, None)))

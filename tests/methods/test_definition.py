@@ -247,7 +247,7 @@ SHARED = {
     "gradient": "eb74539e6f8ee363",
     "noise": "173b5b2befa78563",
     "rounds": "1ff4d0619ce3b79c",
-    "selection": "20a91e3eaa40f1fc",
+    "selection": "fcbfee7ab83f5591",
 }
 
 

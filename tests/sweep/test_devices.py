@@ -1,18 +1,22 @@
 """The same grid on several devices and on several processes gives the same rows, bit for bit."""
 
+import functools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import jax
 import pandas as pd
 import pytest
 
 from tests.toy import toy_set
-from w2s_jax.sweep import evaluate_heads, read_rows
+from w2s_jax.sweep import devices, evaluate_heads, read_rows
 from w2s_jax.sweep.verification import verify_run
 
 ROOT = Path(__file__).parents[2]
@@ -97,6 +101,69 @@ def check_heads(out):
         found[columns], stored.loc[found.index, columns], check_exact=True
     )
     assert not list((out / "heads").glob(".*"))
+
+
+INTERRUPTED = """
+import time
+import jax
+from w2s_jax.sweep.devices import on_devices
+
+def piece():
+    print("under way", flush=True)
+    time.sleep(600)
+
+list(on_devices([lambda: None, piece, piece], jax.local_devices()[:1], at_once=2))
+"""
+
+
+def test_what_is_under_way_does_not_keep_an_interrupted_process_alive():
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline().startswith("under way")
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=60)
+    assert "KeyboardInterrupt" in message
+
+
+def test_a_device_begins_with_one_piece_and_has_two_then():
+    lock, running, most = threading.Lock(), [0], []
+
+    def piece(number):
+        with lock:
+            running[0] += 1
+            most.append(running[0])
+        time.sleep(0.2)
+        with lock:
+            running[0] -= 1
+        return number
+
+    work = [functools.partial(piece, number) for number in range(5)]
+    found = list(devices.on_devices(work, jax.local_devices()[:1], at_once=2))
+    assert sorted(found) == list(range(5))
+    assert found[0] == 0
+    assert most[:2] == [1, 1]
+    assert max(most) == 2
+
+
+def test_what_ran_beside_a_failure_comes_before_it():
+    def fails():
+        raise ValueError("no")
+
+    found = []
+
+    def take_all():
+        work = [lambda: 1, fails, lambda: 2, lambda: 3]
+        found.extend(devices.on_devices(work, jax.local_devices()[:1], at_once=2))
+
+    with pytest.raises(ValueError, match="no"):
+        take_all()
+    assert found[:1] == [1]
+    assert 3 not in found or 2 in found
 
 
 def free_port():

@@ -1,7 +1,6 @@
 """What a run is said to take, what is refused, and what it lets go of."""
 
-import bisect
-import contextlib
+import dataclasses
 import gc
 import weakref
 
@@ -65,20 +64,33 @@ def test_features_are_let_go_after_their_last_use(sets, monkeypatch):
 def test_a_device_has_two_chunks_at_a_time_where_memory_holds_what_they_need(sets, monkeypatch):
     a, b, c, d = sets
     plan = plan_grid(Grid(pairs=[(a, b), (c, d)], seeds=(0, 1), **SMALL))
-    pair, both = (feature_bytes(plan, at_once=n) for n in (1, 2))
-    assert both == 2 * pair  # the last chunk of one pair beside the first of the other
+    both = feature_bytes(plan, together=True)
+    assert both == 2 * feature_bytes(plan)
     assert choose_at_once(plan) == 2
+    assert choose_at_once(plan, row_shards=2) == 1
+    monkeypatch.setattr("w2s_jax.sweep.prediction.device_memory", lambda: both + 1000)
+    assert choose_at_once(plan, memory_budget=1000) == 2
+    assert choose_at_once(plan, memory_budget=1001) == 1
+    one_pair = plan_grid(Grid(pairs=[(a, b)], seeds=(0, 1), **SMALL))
+    assert choose_at_once(one_pair, memory_budget=1 << 40) == 2
 
-    def holds(budget):
-        with contextlib.suppress(HeadError):
-            return batch_bytes(plan, budget) > 0
-        return False
 
-    least = bisect.bisect_left(range(1 << 30), True, key=holds)
-    assert choose_at_once(plan, memory_budget=2 * least) == 2
-    assert choose_at_once(plan, memory_budget=2 * least - 2) == 1
-    monkeypatch.setattr("w2s_jax.sweep.prediction.device_memory", lambda: both - 1)
-    assert choose_at_once(plan, memory_budget=1 << 30) == 1
+def test_labelled_rows_count_where_a_method_sees_them(sets):
+    grid = Grid(
+        pairs=[(sets[0], sets[1])],
+        eta_l=(0.2, 0.3),
+        eta_u=0.3,
+        n_labelled=100,
+        n_unlabelled=60,
+        methods="labelled_and_pseudo",
+    )
+    plain = dataclasses.replace(grid, methods="enhanced")
+    with_labelled, without = (batch_bytes(plan_grid(g), 1 << 30) for g in (grid, plain))
+    assert with_labelled > 2 * without
+    with pytest.raises(
+        HeadError, match=r"8 heads in each of 2 draws need .* MiB; raise memory_budget"
+    ):
+        batch_bytes(plan_grid(grid), 1000)
 
 
 def test_features_that_do_not_fit_are_refused(sets, monkeypatch):

@@ -12,13 +12,13 @@ Number = TypeVar("Number", int, float)
 HEAD_BUCKETS = (8, 16, 32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 # Numbers of lanes in which heads are fitted, and to which they are compacted while the last run on.
 LANES = (8, 16, 32, 64, 128, 512, 2048)
-# Columns of one matrix product (heads times logits), and logits of one chunk of rows: few enough
-# for a CPU's caches, many enough for an accelerator.
+# Columns of one matrix product (heads times logits), and logits of one chunk of rows, if there are
+# no more than sixteen chunks: few enough for a CPU's caches, many enough for an accelerator.
 COLUMNS = {"cpu": 320, "other": 8192}
+CHUNK_LOGITS = {"cpu": 1 << 18, "other": 1 << 26}
 # Up to so many columns logits are rows times weights, not weights times rows: a CPU's product
 # splits its left factor among the cores, and a short one badly.
 FEW_COLUMNS = {"cpu": 32, "other": 0}
-CHUNK_LOGITS = {"cpu": 1 << 18, "other": 1 << 26}
 
 
 def head_bucket(size: int) -> int:

@@ -198,8 +198,12 @@ class FitCost:
         held = head_bucket(some.num_heads) * some.bytes_per_head()
         return some.bytes_of_rows() + held + max(some.bytes_of_lanes(), some.bytes_of_set_up())
 
-    def heads_per_call(self, budget: int | None) -> int:
+    def heads_per_call(self, budget: int | None, sharers: int = 1) -> int:
         """Heads that fit into a budget at a time, a bucket size.
+
+        Args:
+          budget: bytes; None holds any number.
+          sharers: fits at a time that share it.
 
         Raises:
           HeadError: where not even the smallest bucket does; it says what is needed.
@@ -207,13 +211,14 @@ class FitCost:
         if budget is None:
             return HEAD_BUCKETS[-1]
         for bucket in reversed(HEAD_BUCKETS):
-            if self.peak_bytes(bucket) <= budget:
+            if self.peak_bytes(bucket) <= budget // sharers:
                 return bucket
-        needed = self.peak_bytes(HEAD_BUCKETS[0])
+        needed = self.peak_bytes(HEAD_BUCKETS[0]) / 2**20
+        of_each = f" in each of {sharers} draws" if sharers > 1 else ""
         raise HeadError(
             f"a memory budget of {budget / 2**20:.3g} MiB is too small for {self.num_rows} rows of "
-            f"{self.num_features} features: {HEAD_BUCKETS[0]} heads need {needed / 2**20:.3g} MiB; "
-            "raise memory_budget"
+            f"{self.num_features} features: {HEAD_BUCKETS[0]} heads{of_each} need "
+            f"{sharers * needed:.3g} MiB; raise memory_budget"
         )
 
 

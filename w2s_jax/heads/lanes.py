@@ -198,8 +198,8 @@ def fit_rows(
     The engine's entry; `fit_logistic` is the checked one in the caller's coordinates. Targets and
     weights may have a leading axis of 1, shared by all heads. Heads of equal number in `chains`
     differ in their penalty alone: where heads queue for lanes, each starts from the solution of a
-    larger penalty. Heads beyond `num_heads` and rows beyond `num_rows` are padding, on which no
-    pass is spent; such heads may be returned too, so that their number compiles nothing. Heads
+    larger penalty. Heads beyond `num_heads` and rows beyond `num_rows` are padding, on which hardly
+    a pass is spent; such heads may be returned too, so that their number compiles nothing. Heads
     beyond what `memory_budget` (bytes, see `FitCost`) holds run in turn. Arrays on the host, or of
     bucket sizes, are padded without compiling anything.
 

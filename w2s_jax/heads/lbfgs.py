@@ -34,7 +34,8 @@ from w2s_jax.heads.status import CONVERGED, MAX_ITERATIONS, NO_WEIGHT, RUNNING, 
 
 MEMORY = 5
 SUFFICIENT_DECREASE = 1e-4
-# The curvature that the preconditioner assumes falls at most tenfold a pass.
+# The curvature that the preconditioner assumes falls at most tenfold a pass, or without convexity
+# to a tenth of its bound.
 CURVATURE_FALL = 0.1
 # A lane without progress first forgets its curvature pairs, then stops.
 FORGET_AFTER, STOP_AFTER = 4, 10
@@ -55,7 +56,7 @@ class Rows:
     Attributes:
       x: rows in prepared coordinates, c chunks of ``[m, r]``; arrays of their own, because a
         slice of one array would be copied in every pass.
-      num_chunks: chunks in use; those beyond are padding.
+      num_chunks: chunks in use; those beyond are padding, and skipped.
       spectrum: mean square of the features along each axis ``[r]``, for the preconditioner.
       intercept: whether the intercept is free; it stays 0 otherwise.
       mesh: the devices that have m / D rows of every chunk each; None where one has them all.
@@ -123,8 +124,8 @@ class State(NamedTuple):
     Parameters are ``[l, k, r + 1]``, the intercept last. Pairs sit in ``[MEMORY, l, k, r + 1]``
     slots that all lanes fill in step; a lane that rejected its trial leaves its slot empty
     (``inverse_sy = 0``). `spread` and `length` are s'Ss and ||w part of s||^2 of each step.
-    `curvature` is the loss's mean curvature in a logit as the last step met it; the preconditioner
-    follows each lane's own. A `fresh` lane has not been evaluated yet.
+    `curvature` is the loss's mean curvature in a logit, from what the last step met; the
+    preconditioner follows each lane's own. A `fresh` lane has not been evaluated yet.
     """
 
     params: Float[Array, "l k p"]
@@ -235,7 +236,7 @@ def _sums_over_rows(
     """Loss and its gradient in weights and intercepts, chunk of rows after chunk of rows."""
     num_lanes, k, p = params.shape
 
-    def add_chunk(chunk: int, params: Array, sums: Sums) -> Sums:
+    def add_chunk(chunk: int, sums: Sums) -> Sums:
         value, weight_gradient, intercept_gradient = sums
         logits = logits_of(params, x[chunk], offset)
         weights = all_weights[chunk]
@@ -255,14 +256,14 @@ def _sums_over_rows(
         jnp.zeros((num_lanes * k, p - 1), params.dtype),
         jnp.zeros((num_lanes, k), params.dtype),
     )
+    if len(x) == 1:
+        return add_chunk(0, sums)
     for chunk in range(len(x)):
-        # One after another, so that the logits of one chunk alone are in memory.
-        params, sums = jax.lax.optimization_barrier((params, sums))
-        if chunk + 1 < len(x) or len(x) == 1:
-            sums = add_chunk(chunk, params, sums)
-        else:
-            full = functools.partial(add_chunk, chunk, params)
-            sums = jax.lax.cond(chunk < num_chunks, full, lambda sums: sums, sums)
+        # As branches, which wait for the sums before them: XLA would compute the logits of all
+        # chunks at a time, and drops barriers that forbid it.
+        sums = jax.lax.cond(
+            chunk < num_chunks, functools.partial(add_chunk, chunk), lambda sums: sums, sums
+        )
     return sums
 
 
@@ -382,8 +383,9 @@ def _one_pass(rows: Rows, lanes: Lanes, state: State, tolerance: Tolerance) -> S
     spread = _dot(rows.spectrum * w, w) + jnp.sum(b * b, axis=-1)
     bound = _curvature_bound(step.shape[1])
     met = (sy - lanes.l2 * length) / jnp.where(spread > 0, spread, 1.0)
-    told = (spread > 0) & (sy > 0)
+    told = spread > 0
     if lanes.loss.convex:
+        told = told & (sy > 0)
         met = jnp.clip(met, CURVATURE_FALL * state.curvature, bound)
     else:
         mean = jnp.clip(jnp.sqrt(jnp.maximum(met, 0.0) * bound), CURVATURE_FALL * bound, bound)
@@ -629,7 +631,7 @@ def solve(
       queue: heads in the order in which they are taken, each once: chains whose members differ in
         their penalty alone, descending. A chain runs in one lane, each member from the solution of
         the one before.
-      num_lanes: heads that are fitted at a time, a bucket size; fewer where the queue is shorter.
+      num_lanes: heads that are fitted at a time, one of `LANES`; fewer where the queue is shorter.
       rtol: stop where the estimated gap to the minimum is below ``rtol |F| + atol``.
       atol: see rtol.
       max_iterations: passes a head may take.

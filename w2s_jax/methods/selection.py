@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt
 
-from w2s_jax.heads.reductions import sum_last
+from w2s_jax.heads.reductions import count_last
 
 
 def keep_count(keep_fraction: float, n: int) -> int:
@@ -57,11 +57,6 @@ def _sortable(values: Float[Array, " n"]) -> UInt[Array, " n"]:
     return jnp.where(negative, ~bits, bits | (bits.dtype.type(1) << (width - 1)))
 
 
-def _count(among: Bool[Array, " n"]) -> Int[Array, ""]:
-    """How many are true; exact up to 2^24 = 16.8 million."""
-    return sum_last(among.astype(jnp.float32)).astype(jnp.int32)
-
-
 def _kth_smallest(
     keys: UInt[Array, " n"], among: Bool[Array, " n"], k: Int[Array, ""]
 ) -> UInt[Array, ""]:
@@ -70,7 +65,7 @@ def _kth_smallest(
 
     def refine(i: Array, threshold: Array) -> Array:
         candidate = threshold | (keys.dtype.type(1) << (width - 1 - i).astype(keys.dtype))
-        below = _count(among & (keys < candidate))
+        below = count_last(among & (keys < candidate))
         return jnp.where(below < k, candidate, threshold)
 
     return jax.lax.fori_loop(0, width, refine, keys.dtype.type(0))
@@ -103,5 +98,5 @@ def keep_lowest(
         threshold = _kth_smallest(keys, candidates, missing)
         kept = kept | (candidates & (keys < threshold))
         candidates = candidates & (keys == threshold)
-        missing = k - _count(kept)
+        missing = k - count_last(kept)
     return kept | (candidates & (jnp.cumsum(candidates, dtype=jnp.int32) <= missing))

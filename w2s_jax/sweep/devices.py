@@ -1,18 +1,19 @@
 """Work spread over the local devices: each takes the next piece as soon as it is free.
 
-A device has two pieces at a time, so that it computes one while the host prepares or writes up the
-other.
+A device may have two pieces at a time, so that it computes one while the host prepares or writes up
+the other.
 """
 
 import collections
 import queue
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import jax
 
 T = TypeVar("T")
+# Pieces of work that share a device and the memory budget.
 AT_ONCE = 2
 
 
@@ -25,8 +26,9 @@ def on_devices(
     """Runs pieces of work, each wholly on one device, and yields results as they are ready.
 
     Each piece has a thread that waits for its device; arrays that it makes lie there by default.
-    Only as many results as there are threads wait to be taken, so that memory stays bounded. Until
-    the first is there, each device has one piece alone: the others would compile the same programs.
+    No piece is started while a result waits to be taken, so that memory stays bounded. Until the
+    first is there, each device has one piece alone: the others would compile the same programs.
+    Threads do not keep a process alive that is interrupted.
 
     Args:
         work: the pieces, started in this order.
@@ -38,9 +40,7 @@ def on_devices(
     Raises:
         Exception: what a piece raises, after the results of those that ran beside it.
     """
-    most = min(len(devices), len(work))
-    devices = (list(devices) * at_once)[: len(work)]
-    if len(devices) <= 1:
+    if min(len(devices) * at_once, len(work)) <= 1:
         for piece in work:
             if stopping():
                 return
@@ -48,34 +48,31 @@ def on_devices(
         return
     # Settings of a context belong to its thread.
     x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
-    free: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    for device in devices:
-        free.put(device)
+    ended: queue.SimpleQueue[tuple[int, Any, BaseException | None]] = queue.SimpleQueue()
 
-    def on_a_free_device(piece: Callable[[], T]) -> T:
-        device = free.get()
+    def run_on(number: int, piece: Callable[[], T]) -> None:
         try:
-            with jax.default_device(device), jax.enable_x64(x64):
-                return piece()
-        finally:
-            free.put(device)
+            with jax.default_device(devices[number]), jax.enable_x64(x64):
+                ended.put((number, piece(), None))
+        except BaseException as error:  # noqa: BLE001 - the caller's thread raises it
+            ended.put((number, None, error))
 
-    waiting = collections.deque(work)
-    running: set[Future[T]] = set()
+    waiting, in_hand = collections.deque(work), [0] * len(devices)
+    most = len(devices)
     failure: BaseException | None = None
-    threads = ThreadPoolExecutor(len(devices))
-    try:
-        while running or (waiting and not stopping() and failure is None):
-            while waiting and len(running) < most and not stopping() and failure is None:
-                running.add(threads.submit(on_a_free_device, waiting.popleft()))
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            most = len(devices)
-            for finished in done:
-                if finished.exception() is None:
-                    yield finished.result()
-                else:
-                    failure = failure or finished.exception()
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
+    while any(in_hand) or (waiting and not stopping() and failure is None):
+        while waiting and sum(in_hand) < most and not stopping() and failure is None:
+            number = in_hand.index(min(in_hand))
+            in_hand[number] += 1
+            threading.Thread(target=run_on, args=(number, waiting.popleft()), daemon=True).start()
+        if not any(in_hand):
+            break
+        number, result, error = ended.get()
+        in_hand[number] -= 1
+        most = len(devices) * at_once
+        if error is None:
+            yield result
+        else:
+            failure = failure or error
     if failure is not None:
         raise failure

@@ -106,7 +106,7 @@ def _chunk_flops(
 
 
 def feature_bytes(
-    plan: Plan, dtype: DTypeLike = np.float32, row_shards: int = 1, at_once: int = 1
+    plan: Plan, dtype: DTypeLike = np.float32, row_shards: int = 1, together: bool = False
 ) -> int:
     """Most that prepared features take at a time, on each device.
 
@@ -116,7 +116,7 @@ def feature_bytes(
         plan: a grid's plan.
         dtype: of the heads.
         row_shards: devices among which rows are dealt out.
-        at_once: chunks that a device has at a time, which may be of as many groups.
+        together: of all groups, as if none ended before another began.
     """
     span: dict[tuple[str, str], tuple[int, int]] = {}
     sizes: dict[tuple[str, str], int] = {}
@@ -129,31 +129,40 @@ def feature_bytes(
                 num_rows = -(-len(data.labels) // row_shards)
                 sizes[key] = num_rows * width * np.dtype(dtype).itemsize
                 span[key] = span.get(key, (number, number))[0], number
-    change = np.zeros(len(plan.groups) + at_once, np.int64)
+    if together:
+        return sum(sizes.values())
+    change = np.zeros(len(plan.groups) + 1, np.int64)
     for key, (first, last) in span.items():
         change[first] += sizes[key]
-        change[last + at_once] -= sizes[key]
+        change[last + 1] -= sizes[key]
     return int(np.cumsum(change).max())
 
 
 def batch_bytes(plan: Plan, budget: int, dtype: DTypeLike = np.float32, row_shards: int = 1) -> int:
     """Most that one batch of heads takes on each device beside the prepared features.
 
+    A batch has its part of the budget, whether or not there is another beside it.
+
     Raises:
         HeadError: if the budget holds no batch of heads.
     """
-    sizes = set()
+    sizes, labelled = set(), {}
     for group in plan.groups:
         teacher, student = _widths(plan, group)
         for _, n_labelled, _, _ in group.teachers if teacher else ():
             sizes.add((group.pair, int(n_labelled or 0), teacher, len(group.teachers)))
+        all_labelled = sum(n or 0 for _, n in {key[:2] for key in group.teachers})
         for chunk in group.chunks:
-            sizes.add((group.pair, chunk.n_unlabelled, max(teacher, student), chunk.num_configs))
+            if chunk.pattern not in labelled:
+                requests = chunk.requests()[0]
+                labelled[chunk.pattern] = any(r.method.sees_labelled(r.options) for r in requests)
+            num_rows = chunk.n_unlabelled + all_labelled * labelled[chunk.pattern]
+            sizes.add((group.pair, num_rows, max(teacher, student), chunk.num_configs))
     most = 0
     for name, num_rows, width, num_heads in sizes:
         num_classes = plan.pairs[name].data.student.num_classes
         cost = student_cost(num_rows, width, num_classes, dtype, num_heads, row_shards)
-        most = max(most, cost.peak_bytes(cost.heads_per_call(budget)))
+        most = max(most, cost.peak_bytes(cost.heads_per_call(budget, AT_ONCE)))
     return most
 
 
@@ -221,24 +230,23 @@ def choose_at_once(
     memory_budget: int | None = None,
     row_shards: int = 1,
 ) -> int:
-    """Chunks that a device has at a time; one where memory does not hold what several need.
+    """Chunks that a device has at a time; it changes no result.
 
-    These share the memory budget, and may be of different pairs.
+    One, where its memory does not hold the features of all pairs beside the budget, and these are
+    let go one after another; or where rows are dealt out, and all devices have one chunk together.
 
     Args:
-        plan: a grid's plan, with the rows that are there already.
+        plan: a grid's plan.
         dtype: of the heads.
         memory_budget: bytes, as of `run`.
-        row_shards: devices among which rows are dealt out; these have one chunk together.
+        row_shards: devices among which rows are dealt out.
     """
     budget = default_budget() if memory_budget is None else memory_budget
     if row_shards > 1:
         return 1
-    try:
-        batch_bytes(plan, budget // AT_ONCE, dtype)
-    except HeadError:
-        return 1
-    return AT_ONCE if feature_bytes(plan, dtype, 1, AT_ONCE) <= device_memory() else 1
+    together = feature_bytes(plan, dtype, together=True)
+    one_by_one = feature_bytes(plan, dtype)
+    return AT_ONCE if together == one_by_one or together + budget <= device_memory() else 1
 
 
 def _needed_shards(plan: Plan, dtype: DTypeLike, budget: int, there: int) -> int:
@@ -306,8 +314,8 @@ def predict(
     shards = row_shards or choose_row_shards(plan, dtype, memory_budget)
     budget = default_budget() if memory_budget is None else memory_budget
     at_once = choose_at_once(plan, dtype, memory_budget, shards)
-    batches = at_once * batch_bytes(plan, budget // at_once, dtype, shards)
-    peak = feature_bytes(plan, dtype, shards, at_once) + batches
+    batches = at_once * batch_bytes(plan, budget, dtype, shards)
+    peak = feature_bytes(plan, dtype, shards, together=at_once > 1) + batches
     flops, draws = 0.0, 0
     flops_of: dict[Any, float] = {}
     for group in plan.groups:

@@ -42,7 +42,7 @@ from w2s_jax.pipeline import (
 )
 from w2s_jax.splits import Draw, Pool
 from w2s_jax.sweep.chunks import Chunk, Group, Pattern, TeacherKey
-from w2s_jax.sweep.devices import on_devices
+from w2s_jax.sweep.devices import AT_ONCE, on_devices
 from w2s_jax.sweep.grid import Config, Grid
 from w2s_jax.sweep.hosts import own_share, this_process
 from w2s_jax.sweep.locations import Location, is_remote, location
@@ -125,7 +125,6 @@ def run(
         raise GridError("there is nothing to run: the list of configurations is empty")
     stored = None if out is None else stored_row_shards(out)
     shards = choose_row_shards(plan, dtype, memory_budget, shard_rows, stored)
-    # From the whole plan, so that a resumed run has the batches of an uninterrupted one.
     at_once = choose_at_once(plan, dtype, memory_budget, shards)
     if out is None:
         if this_process().count > 1:
@@ -292,9 +291,9 @@ class _Runner:
     """Executes a plan; features are prepared and shared heads fitted once.
 
     A chunk is computed by one device from beginning to end, in the batches in which one device
-    alone would compute it: how many there are changes no result. A device has `at_once` chunks at a
-    time, which share the memory budget. Where rows are dealt out, all devices compute one chunk
-    after another together.
+    alone would compute it: how many there are changes no result. Nor does it whether a device has
+    two chunks at a time: each has half of the memory budget. Where rows are dealt out, all devices
+    compute one chunk after another together.
     """
 
     def __init__(
@@ -314,7 +313,7 @@ class _Runner:
         self._row_shards = row_shards
         budget = default_budget() if memory_budget is None else memory_budget
         self._at_once = at_once
-        self._budget = budget // at_once
+        self._budget = budget // AT_ONCE
         self._bar = bar
         self._sides: dict[str, _Side] = {}
         self._copies: dict[tuple[str, Any], _Side] = {}
@@ -430,14 +429,18 @@ class _Runner:
         """`fit_labelled`, once for all pairs that ask for the same heads, if there is room."""
         named = [(hashlib.blake2b(t.rows.tobytes()).digest(), t.l2.tobytes()) for t in tasks]
         key = (side.key, tuple(named))
-        if key not in self._labelled:
-            fitted = fit_labelled(side.prepared, labels, tasks, num_classes, self._budget)
-            size = sum(part.nbytes for part in fitted)
-            if len(self._plan.pairs) == 1 or size > self._room_for_labelled:
-                return fitted  # no other pair will ask again, or each fits its own
-            self._labelled[key] = fitted
-            self._room_for_labelled -= size
-        return self._labelled[key]
+        with self._guard:
+            known = self._labelled.get(key)
+        if known is not None:
+            return known
+        fitted = fit_labelled(side.prepared, labels, tasks, num_classes, self._budget)
+        size = sum(part.nbytes for part in fitted)
+        with self._guard:
+            # Where no other pair will ask again, or there is no room, each fits its own.
+            if len(self._plan.pairs) > 1 and size <= self._room_for_labelled:
+                self._labelled[key] = fitted
+                self._room_for_labelled -= size
+        return fitted
 
     def _share(self, group: Group) -> _Shared:
         pair = self._plan.pairs[group.pair]

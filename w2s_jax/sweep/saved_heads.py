@@ -38,7 +38,7 @@ from w2s_jax.sweep.store import read_rows
 
 MODELS = ("teacher", "ceiling", "student")
 HEADS = "heads"
-# The threads of several devices share features.
+# The threads of a device or several share features.
 _WRITING = threading.Lock()
 
 
