@@ -5,6 +5,7 @@ the other.
 """
 
 import collections
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -32,8 +33,8 @@ def on_devices(
 
     Args:
         work: the pieces, started in this order.
-        devices: of this process; with one, and one piece at a time, the pieces run in the caller's
-            thread.
+        devices: those of this process; with one, and one piece at a time, the pieces run in the
+            caller's thread.
         stopping: once true, no further piece is started; those that run are waited for.
         at_once: pieces that a device has at a time.
 
@@ -46,13 +47,16 @@ def on_devices(
                 return
             yield piece()
         return
-    # Settings of a context belong to its thread.
+    # Settings of a context belong to its thread. The only device of a process is its default
+    # anyway: to name it would compile every program once more.
+    several = len(devices) > 1
     x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
     ended: queue.SimpleQueue[tuple[int, Any, BaseException | None]] = queue.SimpleQueue()
 
     def run_on(number: int, piece: Callable[[], T]) -> None:
         try:
-            with jax.default_device(devices[number]), jax.enable_x64(x64):
+            place = jax.default_device(devices[number]) if several else contextlib.nullcontext()
+            with place, jax.enable_x64(x64):
                 ended.put((number, piece(), None))
         except BaseException as error:  # noqa: BLE001 - the caller's thread raises it
             ended.put((number, None, error))
