@@ -123,9 +123,10 @@ def groups_of_equal_rows(*arrays: np.ndarray) -> list[np.ndarray]:
     >>> groups_of_equal_rows(np.array([[1], [2], [1]]))
     [array([0, 2]), array([1])]
     """
-    if all(array.strides[0] == 0 for array in arrays):
+    own = [array for array in arrays if array.strides[0]]  # the others' heads share one row
+    if not own:
         return [np.arange(len(arrays[0]))]
     groups: dict[tuple[bytes, ...], list[int]] = {}
     for head in range(len(arrays[0])):
-        groups.setdefault(tuple(a[head].tobytes() for a in arrays), []).append(head)
+        groups.setdefault(tuple(a[head].tobytes() for a in own), []).append(head)
     return [np.array(heads) for heads in groups.values()]

@@ -148,7 +148,9 @@ def fit_logistic(
     values = np.asarray(canonical.values)
     members = groups_of_equal_rows(broadcast_heads(row_sets, num_heads))
     pooled = None
-    if len(members) > 1:
+    if len(members) == 1:
+        row_sets = row_sets[:1]
+    else:
         num_features = prepared.x.shape[1]
         pooled = _pool(row_sets, members, values, host_weights, num_features, num_classes=count)
     if pooled is not None:
