@@ -6,9 +6,10 @@
     python experiments/benchmark.py --workloads=store --rows=1000,10000,100000,1000000
     python experiments/benchmark.py --workloads=profile
 
-Peers come with pip install '.[benchmark]'; an absent one is skipped, and the JSON says so. A full
-run takes an hour or two on 2 cores; --scale=0.02 --repeats=1 is a smoke test. Cases that the file
-of the result holds already stay there. `--table` prints a result as markdown.
+Peers come with pip install '.[benchmark]' (for scikit-learn alone, '.[test]' and joblib); an absent
+one is skipped, and the JSON says so. A full run takes an hour or two on 2 cores; --scale=0.02
+--repeats=1 is a smoke test. Cases that the file of the result holds already stay there. `--table`
+prints a result as markdown.
 """
 
 from absl import flags

@@ -34,6 +34,7 @@ def main() -> None:
     features.verify()
     enable_compilation_cache(FLAGS.compilation_cache)
     rows = evaluate_heads(FLAGS.run, features, model=FLAGS.model, split=FLAGS.split)
+    rows = rows.assign(features=features.name, split=FLAGS.split)
     out = Path(FLAGS.out or Path(FLAGS.run) / "evaluation.csv")
     try:
         rows.to_csv(out, index=False)

@@ -92,6 +92,21 @@ def test_requests_share_the_teachers_that_are_kept(kept):
     assert len(chunk.params) == 2  # one an eta_l, for all methods of a draw
 
 
+def test_features_of_the_other_side_are_refused(kept):
+    out, (weak, strong), _ = kept
+    for features, model in ((weak, "student"), (strong, "teacher")):
+        with pytest.raises(GridError, match=f"the {model} heads take"):
+            evaluate_heads(out, features, model=model)
+
+
+def test_rows_without_heads_are_announced_where_they_get_none(kept, tmp_path, caplog):
+    _, _, grid = kept
+    few = dataclasses.replace(grid, seeds=0)
+    total = len(run(few, out=tmp_path / "run"))
+    run(few, out=tmp_path / "run", keep_heads=("student",))
+    assert f"{total} rows are in {tmp_path / 'run'} already: they get no heads now" in caplog.text
+
+
 def test_a_resumed_run_has_the_heads_of_all_rows(kept, tmp_path):
     _, (_, strong), grid = kept
     out = tmp_path / "resumed"

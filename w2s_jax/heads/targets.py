@@ -66,12 +66,17 @@ def as_targets(targets: ArrayLike, num_classes: int | None, dtype: jnp.dtype) ->
         values = values.astype(dtype if count == 2 else np.int32)
     elif np.issubdtype(host.dtype, np.floating):
         if host.ndim not in (2, 3) or not host.size:
-            raise HeadError(f"soft targets must be [n, c] or [h, n, c], found shape {host.shape}")
-        sums = host.sum(axis=-1, dtype=np.float64)
-        if not np.allclose(sums, 1.0, atol=1e-4):
             raise HeadError(
-                f"soft targets must sum to one over classes, found a sum of {sums.ravel()[0]:.4g}"
-                " in the first row; one-dimensional targets must be integers"
+                f"soft targets must be [n, c] or [h, n, c], found shape {host.shape}; class indices"
+                " must be integers, not floats"
+            )
+        sums = host.sum(axis=-1, dtype=np.float64)
+        wrong = ~np.isclose(sums, 1.0, atol=1e-4)
+        if wrong.any():
+            place = tuple(np.argwhere(wrong)[0])
+            raise HeadError(
+                f"soft targets must sum to one over classes, found a sum of {sums[place]:.4g}"
+                f" in row {place[-1]}; class indices must be integers, not floats"
             )
         if num_classes not in (None, host.shape[-1]):
             raise HeadError(f"soft targets have {host.shape[-1]} classes, expected {num_classes}")

@@ -145,6 +145,8 @@ def run(
         total = plan.num_configs
         plan = _without(plan, store.keys(), fingerprints)
         watched = Progress(total, total - plan.num_configs)
+        if keep_heads and watched.done:
+            logging.warning("%d rows are in %s already: they get no heads now", watched.done, out)
         with _bar(sum(plan.heads.values()), progress) as bar:
             keep = functools.partial(save_heads, store.path) if keep_heads else None
             runner = _Runner(

@@ -262,6 +262,12 @@ def evaluate_heads(
     if not len(test_rows):
         raise GridError(f"{features.name} has no labelled rows of split {split}; choose another")
     rows = read_rows(run).set_index("key")
+    side, other = ("teacher", "student") if model == "teacher" else ("student", "teacher")
+    if features.fingerprint in set(rows[f"{other}_fingerprint"]) - set(rows[f"{side}_fingerprint"]):
+        raise GridError(
+            f"{features.name} are the {other}'s features in {run}; the {model} heads take the "
+            f"{side}'s, or others of the same backbone and layer"
+        )
     prepared: dict[str, Prepared] = {}
     frames = []
     for chunk in chunks:
