@@ -4,8 +4,8 @@
 
 Cost: 3,740 distinct heads, about half a minute on 2 cores. Teachers and students are trained over
 a grid of penalties; each draw's penalties are chosen by its own labelled validation rows;
-Enhanced-W2S is trained at these. Ends with a table and the path of a page with figures. The rows stay in --out, and
-a second start computes only what is missing.
+Enhanced-W2S is trained at these. Ends with a table and the path of a page with figures. The rows
+stay in --out, and a second start computes only what is missing.
 """
 
 from absl import flags
