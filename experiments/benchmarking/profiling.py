@@ -125,7 +125,6 @@ def _pass_programs(num_rows: int, dim: int, classes: int, q: float | None) -> di
     labels = rng.integers(0, classes, (heads, size))
     problem = lanes._set_up(
         x,
-        jnp.ones(dim),
         np.arange(size) % num_rows,
         np.int32(num_rows),
         labels.astype(np.float32 if classes == 2 else np.int32),

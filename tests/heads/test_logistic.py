@@ -1,11 +1,12 @@
 """Cross-entropy heads against scikit-learn and scipy, and identities between fits."""
 
+import jax
 import numpy as np
 import pytest
 
 from tests.heads.reference import objective, one_hot, problem, scipy_minimum, sklearn_logistic
 from w2s_jax.errors import HeadError
-from w2s_jax.heads import STATUS_NAMES, fit_logistic, predict_proba, prepare
+from w2s_jax.heads import STATUS_NAMES, fit_logistic, gce, predict_proba, prepare
 
 TIGHT = {"rtol": 1e-15, "atol": 1e-18}
 
@@ -266,6 +267,55 @@ def test_hard_problems_end_at_their_minimum_and_never_in_nan(name):
             w / scale, b - x.mean(axis=0).astype(np.float64) @ w / scale, x, targets, penalty
         )[0]
         assert value - best <= 2e-5 * best + 1e-7, penalty
+
+
+@pytest.mark.parametrize("num_classes", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", HARD)
+def test_hard_problems_of_generalized_cross_entropy_only_descend(name, num_classes):
+    x, y = HARD[name]()
+    y = y if num_classes == 2 else np.where(np.arange(len(y)) % 3 == 2, 2, y)
+    l2 = np.logspace(-8, 4, 13)
+    start = fit_logistic(x, y, l2=l2, num_classes=num_classes)
+    heads = fit_logistic(x, y, l2=l2, loss=gce(0.7), init=start, num_classes=num_classes)
+    assert np.isfinite(heads.w).all()
+    assert set(statuses(heads)) <= {"converged", "stalled", "absent_class"}
+    assert (heads.objective <= heads.initial_objective * (1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("scale", [1e2, 1e4, 1e6])
+@pytest.mark.parametrize("left_out", ["rows", "weights", "weights of one head"])
+def test_a_row_far_away_that_a_head_does_not_train_on(dtype, scale, left_out):
+    x, y = problem(300, 20, noise=0.7)
+    x = np.concatenate([x, scale * np.ones((1, 20)) / np.sqrt(20)]).astype(np.float32)
+    y, targets = np.append(y, 0), one_hot(y, 2)
+    weights = np.ones((2, 301))
+    weights[0, -1] = 0
+    chosen = {
+        "rows": {"rows": np.arange(300)},
+        "weights": {"weights": weights[0]},
+        "weights of one head": {"weights": weights},
+    }[left_out]
+    with jax.enable_x64(dtype == "float64"):
+        prepared = prepare(x, dtype=dtype)
+        for l2 in (1.0, 1e-3):
+            heads = fit_logistic(prepared, y[:300] if left_out == "rows" else y, l2=l2, **chosen)
+            best = scipy_minimum(x[:300], targets, l2)[-1]
+            value = objective(heads.w[0], heads.b[0], x[:300], targets, l2)[0]
+            assert statuses(heads)[0] == "converged"
+            assert value - best <= {"float32": 2e-6, "float64": 1e-9}[dtype] * best
+
+
+@pytest.mark.parametrize("scale", [1e4, 1e6])
+def test_one_feature_of_a_far_larger_scale_in_float32(scale):
+    x, y = problem(300, 8, noise=0.7)
+    x = (x * np.array([scale] + 7 * [1])).astype(np.float32)
+    for l2 in (1.0, 1e-2, 1e-4):
+        heads = fit_logistic(x, y, l2=l2)
+        best = objective(*sklearn_logistic(x.astype(np.float64), y, l2), x, one_hot(y, 2), l2)[0]
+        value = objective(heads.w[0], heads.b[0], x, one_hot(y, 2), l2)[0]
+        assert statuses(heads) == ["converged"]
+        assert value - best <= 2e-6 * best
 
 
 @pytest.mark.parametrize(

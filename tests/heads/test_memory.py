@@ -29,7 +29,7 @@ def resident(entry):
 def problem(n, h):
     scale = np.arange(1, d + 1, dtype=np.float32) ** -0.5
     x = rng.standard_normal((n, d), dtype=np.float32) * scale
-    arrays = x, np.zeros(d, np.float32), np.eye(d, dtype=np.float32), scale**2
+    arrays = x, np.zeros(d, np.float32), np.eye(d, dtype=np.float32)
     prepared = Prepared(*map(jax.device_put, arrays), centered=True)
     values = rng.integers(0, c, (h, n))
     values = values.astype(np.float32 if c == 2 else np.int32)

@@ -153,11 +153,13 @@ class FitCost:
     def bytes_per_head(self) -> int:
         """What each further head takes, in a lane or not.
 
-        Targets and weights, as given and as the solver has them, start and result.
+        Targets and weights, as given and as the solver has them, start and result; own weights make
+        own means and mean squares of the features.
         """
         parameters = self.num_logits * (self.num_features + 1)
         numbers = self._bucket * (self._of_problem + self.held) + self._share * self._of_problem
         numbers += parameters * (2 if self.warm else 1)
+        numbers += 2 * self.num_features * self.weighted
         return numbers * self.itemsize
 
     @property

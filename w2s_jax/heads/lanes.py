@@ -12,7 +12,8 @@ from w2s_jax.heads.costs import FitCost
 from w2s_jax.heads.lbfgs import Problem, Rows, Solution, solve, take_heads
 from w2s_jax.heads.losses import Loss, has_no_minimum
 from w2s_jax.heads.prepared import Prepared
-from w2s_jax.heads.row_sharding import DealtRows, place_rows, rows_in_chunks
+from w2s_jax.heads.reductions import sum_last
+from w2s_jax.heads.row_sharding import DealtRows, moments, place_rows, rows_in_chunks
 from w2s_jax.heads.status import (
     ABSENT_CLASS,
     CONSTANT,
@@ -100,7 +101,6 @@ def make_queue(
 @functools.partial(jax.jit, static_argnames=("num_classes", "intercept", "chunk"))
 def _set_up(
     x: Array,
-    spectrum: Array,
     rows: Array | DealtRows,
     num_rows: Array,
     targets: Array,
@@ -133,6 +133,12 @@ def _set_up(
     mass = jnp.broadcast_to(mass, (num_heads, num_classes))
     verdict, offset = _status_and_offset(mass, jnp.broadcast_to(no_minimum, (num_heads,)))
 
+    center, spectrum = moments(x, rows, shares, chunk)
+    if intercept:
+        spectrum = jnp.maximum(spectrum - center**2, jnp.finfo(dtype).eps * spectrum)
+    else:
+        center = jnp.zeros_like(center)
+
     if init is None:
         params = jnp.zeros((1, num_logits, x.shape[-1] + 1), dtype)
     else:
@@ -141,17 +147,18 @@ def _set_up(
         zero = (verdict != RUNNING)[:, None, None] | (offset != 0)[..., None]
         zero = zero | (jnp.abs(init) >= -ABSENT_LOGIT / 10)
         params = jnp.where(zero, 0.0, init.astype(dtype))
-        params = params.at[..., -1].multiply(float(intercept))
+        params = _about(center, params.at[..., -1].multiply(float(intercept)))
     return Problem(
         rows=Rows(
             x=own_x,
             num_chunks=(num_rows + chunk - 1) // chunk,
-            spectrum=spectrum,
             intercept=intercept,
             mesh=mesh,
         ),
         targets=targets,
         weights=shares,
+        center=center,
+        spectrum=spectrum,
         l2=l2.astype(dtype),
         offset=offset,
         loss=jax.tree.map(lambda p: p.astype(dtype), loss),
@@ -160,12 +167,17 @@ def _set_up(
     )
 
 
+def _about(center: Float[Array, "#h r"], params: Float[Array, "h k p"]) -> Float[Array, "h k p"]:
+    """Parameters of the same heads where the features are centred."""
+    return params.at[..., -1].add(sum_last(center[:, None, :] * params[..., :-1]))
+
+
 @jax.jit
-def _finish(solution: Solution, offset: Array) -> Solution:
-    """Gives absent classes their intercept and status."""
+def _finish(solution: Solution, center: Array, offset: Array) -> Solution:
+    """Undoes the centring, and gives absent classes their intercept and status."""
     absent = jnp.any(offset != 0, axis=-1) & (solution.status == CONVERGED)
     return solution._replace(
-        params=solution.params.at[..., -1].add(offset),
+        params=_about(-center, solution.params).at[..., -1].add(offset),
         status=jnp.where(absent, ABSENT_CLASS, solution.status),
     )
 
@@ -264,7 +276,6 @@ def fit_rows(
 
     problem = _set_up(
         prepared.x,
-        prepared.spectrum,
         placed,
         np.int32(len(rows) if num_rows is None else num_rows),
         to_buckets(targets.values),
@@ -284,5 +295,5 @@ def fit_rows(
         atol=float(jnp.finfo(dtype).eps) * 1e-2 if atol is None else atol,
         max_iterations=max_iterations,
     )
-    solution = _finish(solution, problem.offset)
+    solution = _finish(solution, problem.center, problem.offset)
     return solution if padded_by_caller else _first(solution, num_heads)

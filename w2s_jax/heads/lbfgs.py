@@ -57,14 +57,12 @@ class Rows:
       x: rows in prepared coordinates, c chunks of ``[m, r]``; arrays of their own, because a
         slice of one array would be copied in every pass.
       num_chunks: chunks in use; those beyond are padding, and skipped.
-      spectrum: mean square of the features along each axis ``[r]``, for the preconditioner.
       intercept: whether the intercept is free; it stays 0 otherwise.
       mesh: the devices that have m / D rows of every chunk each; None where one has them all.
     """
 
     x: tuple[Float[Array, "m r"], ...]
     num_chunks: Int[Array, ""]
-    spectrum: Float[Array, " r"]
     intercept: bool = dataclasses.field(metadata={"static": True})
     mesh: Mesh | None = dataclasses.field(default=None, metadata={"static": True})
 
@@ -78,6 +76,10 @@ class Problem:
       rows: the rows.
       targets: as in `loss_and_residual`, n = c m.
       weights: sample weights ``[h, n]`` that sum to one.
+      center: weighted mean of each head's rows ``[h, r]``, zero without an intercept. A head's
+        parameters are those of features that are centred on it.
+      spectrum: weighted mean square of the centred features along each axis ``[h, r]``, for the
+        preconditioner.
       l2: penalty per head ``[h]``.
       offset: added to the logits ``[h, k]``; large and negative for classes that left the softmax.
       loss: its hyperparameters ``[h]``.
@@ -89,6 +91,8 @@ class Problem:
     rows: Rows
     targets: Array
     weights: Float[Array, "#h n"]
+    center: Float[Array, "#h r"]
+    spectrum: Float[Array, "#h r"]
     l2: Float[Array, " h"]
     offset: Float[Array, "h k"]
     loss: Loss
@@ -104,6 +108,8 @@ class Lanes:
     Attributes:
       targets: ``[c, l, m]`` or ``[c, l, classes, m]``; l is 1 where all heads share them.
       weights: ``[c, l, m]``, likewise.
+      center: ``[l, r]``, likewise.
+      spectrum: ``[l, r]``, likewise.
       l2: ``[l]``.
       offset: ``[l, k]``.
       loss: its hyperparameters ``[l]``.
@@ -112,6 +118,8 @@ class Lanes:
 
     targets: Array
     weights: Float[Array, " c #l m"]
+    center: Float[Array, "#l r"]
+    spectrum: Float[Array, "#l r"]
     l2: Float[Array, " l"]
     offset: Float[Array, "l k"]
     loss: Loss
@@ -154,7 +162,7 @@ PAIRS = ("steps", "changes", "inverse_sy", "spread", "length")
 
 
 class Solution(NamedTuple):
-    """Heads in prepared coordinates and how their fits ended (see `fit_logistic`)."""
+    """Heads in the coordinates of their problem and how their fits ended (see `fit_logistic`)."""
 
     params: Float[Array, "h k p"]
     objective: Float[Array, " h"]
@@ -200,8 +208,10 @@ def _evaluate(
     rows: Rows, lanes: Lanes, params: Float[Array, "l k p"]
 ) -> tuple[Float[Array, " l"], Float[Array, "l k p"]]:
     """Objective and gradient of every lane."""
+    center, w = lanes.center[:, None, :], params[..., :-1]
+    offset = lanes.offset - sum_last(center * w)
     # In this order, everything that is one per row first.
-    given = rows.x, lanes.targets, lanes.weights, rows.num_chunks, lanes.offset, lanes.loss, params
+    given = rows.x, lanes.targets, lanes.weights, rows.num_chunks, offset, lanes.loss, params
     if rows.mesh is None:
         sums = _sums_over_rows(*given)
     else:
@@ -209,9 +219,9 @@ def _evaluate(
         specs = (*by_row, P(), P(), P(), P())
         sums = on_own_rows(_sums_over_devices, rows.mesh, specs, P())(*given)
     value, weight_gradient, intercept_gradient = sums
-    w = params[..., :-1]
-    weight_gradient = weight_gradient.reshape(w.shape) + lanes.l2[:, None, None] * w
     intercept_gradient = intercept_gradient[..., None] * float(rows.intercept)
+    weight_gradient = weight_gradient.reshape(w.shape) - center * intercept_gradient
+    weight_gradient = weight_gradient + lanes.l2[:, None, None] * w
     value = value + 0.5 * lanes.l2 * _dot(w, w)
     return value, jnp.concatenate([weight_gradient, intercept_gradient], axis=-1)
 
@@ -277,12 +287,15 @@ def _curvature_bound(num_logits: int) -> float:
 
 
 def _preconditioner(
-    spectrum: Float[Array, " r"], l2: Float[Array, " l"], curvature: Float[Array, " l"]
+    spectrum: Float[Array, "#l r"], l2: Float[Array, " l"], curvature: Float[Array, " l"]
 ) -> Float[Array, "l 1 p"]:
     """Diagonal of an inverse Hessian model, 1 / (c s_j + l2), with c the lane's curvature."""
-    c = curvature[:, None]
-    # The floor keeps directions without any variance from amplifying rounding errors.
-    floor = c * jnp.finfo(spectrum.dtype).eps * jnp.maximum(spectrum[0], 1e-30)
+    c, eps = curvature[:, None], jnp.finfo(spectrum.dtype).eps
+    # The floor keeps directions without any variance from amplifying rounding errors. Without a
+    # penalty it is all that does, and directions of as little variance as rounding has count as
+    # none; with one, features of very different scales each keep their own.
+    least = jnp.where(l2 > 0, eps**2, eps)[:, None]
+    floor = c * least * jnp.maximum(jnp.max(spectrum, axis=-1, keepdims=True), 1e-30)
     diagonal = jnp.maximum(c * spectrum + l2[:, None], floor)
     return 1.0 / jnp.concatenate([diagonal, c], axis=-1)[:, None, :]
 
@@ -380,7 +393,7 @@ def _one_pass(rows: Rows, lanes: Lanes, state: State, tolerance: Tolerance) -> S
     sy, ss, yy = _dot(step, change), _dot(step, step), _dot(change, change)
     w, b = step[..., :-1], step[..., -1]
     length = _dot(w, w)
-    spread = _dot(rows.spectrum * w, w) + jnp.sum(b * b, axis=-1)
+    spread = _dot(lanes.spectrum[:, None, :] * w, w) + jnp.sum(b * b, axis=-1)
     bound = _curvature_bound(step.shape[1])
     met = (sy - lanes.l2 * length) / jnp.where(spread > 0, spread, 1.0)
     told = spread > 0
@@ -392,7 +405,7 @@ def _one_pass(rows: Rows, lanes: Lanes, state: State, tolerance: Tolerance) -> S
         met = jnp.where(met > 0, mean, bound)
     curvature = jnp.where(told, met, state.curvature)
     curvature = jnp.where(forget, bound, curvature)
-    preconditioner = _preconditioner(rows.spectrum, lanes.l2, curvature)
+    preconditioner = _preconditioner(lanes.spectrum, lanes.l2, curvature)
     # Scale of the initial inverse Hessian from the newest pair; negative curvature doubles it.
     ypy = _dot(change, preconditioner * change)
     scale = jnp.where(sy > 0, sy / jnp.where(ypy > 0, ypy, 1.0), 2 * state.scale)
@@ -460,6 +473,8 @@ def _load(problem: Problem, heads: Int[Array, " l"]) -> Lanes:
     return Lanes(
         targets=in_chunks(problem.targets),
         weights=in_chunks(problem.weights),
+        center=take_heads(problem.center, heads),
+        spectrum=take_heads(problem.spectrum, heads),
         l2=problem.l2[heads],
         offset=problem.offset[heads],
         loss=jax.tree.map(lambda p: p[heads], problem.loss),
@@ -504,7 +519,7 @@ def _open(problem: Problem, heads: Array, occupied: Array) -> tuple[Lanes, State
     return _load(problem, heads), _fresh_state(problem, heads, occupied)
 
 
-def _continued(rows: Rows, lanes: Lanes, new: Lanes, state: State, tolerance: Tolerance) -> State:
+def _continued(lanes: Lanes, new: Lanes, state: State, tolerance: Tolerance) -> State:
     """The state under another penalty of the same problems, without any pass over the data."""
     extra = new.l2 - lanes.l2
     w = state.params[..., :-1]
@@ -526,7 +541,7 @@ def _continued(rows: Rows, lanes: Lanes, new: Lanes, state: State, tolerance: To
         stall=zero,
         iterations=zero,
     )
-    preconditioner = _preconditioner(rows.spectrum, new.l2, state.curvature)
+    preconditioner = _preconditioner(new.spectrum, new.l2, state.curvature)
     then = _next_direction(new, state, preconditioner)
     state = state._replace(direction=then.direction, slope=then.slope, gap=then.gap)
     status = jnp.where(_arrived(state, tolerance), CONVERGED, RUNNING)
@@ -577,7 +592,7 @@ def _exchange(
     """Writes finished heads (`done`) and gives their lanes the heads that follow or start."""
     out = _written(out, state, done)
     new = _load(problem, heads)
-    state = _choose(follows, _continued(problem.rows, lanes, new, state, tolerance), state)
+    state = _choose(follows, _continued(lanes, new, state, tolerance), state)
     return new, _choose(starts, _fresh_state(problem, heads, starts), state), out
 
 

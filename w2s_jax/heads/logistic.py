@@ -43,7 +43,8 @@ class LogisticHeads(NamedTuple):
         the classes that had weight); no_weight (all sample weights zero: w = 0, b = 0);
         no_minimum (signed targets let an intercept lower cross entropy for ever: w = 0, b = 0).
       iterations: passes over the data ``[h]``.
-      gradient_norm: Euclidean norm of the objective's gradient at the end ``[h]``.
+      gradient_norm: Euclidean norm of the objective's gradient at the end ``[h]``, with the
+        features centred on the head's rows.
       objective: value at the end ``[h]``.
       initial_objective: value at the start ``[h]``; what a non-convex fit descended from.
       gap: estimate of objective minus minimum, half the squared gradient norm under the larger of

@@ -1,8 +1,8 @@
 """Features made ready for many fits: centred, and rotated once into their principal axes.
 
 Centring is exact because the intercept is free; the rotation is exact because the L2 penalty is
-rotation-invariant. In these axes one diagonal preconditioner, built from the spectrum, serves every
-head, penalty, loss and subset of rows.
+rotation-invariant. In these axes a diagonal preconditioner, built from the mean squares of a head's
+own rows, serves every penalty and loss.
 """
 
 import dataclasses
@@ -34,7 +34,6 @@ class Prepared:
         is on device i mod D.
       mean: what was subtracted, in the caller's coordinates ``[d]`` (zeros when not centred).
       rotation: orthonormal columns ``[d, r]``; a rotated weight w is ``rotation @ w`` outside.
-      spectrum: mean square of the statistics rows along each axis ``[r]``, descending.
       centered: whether the mean was subtracted (required by fits with an intercept).
       padding: rows of `x` that are none.
       row_shards: devices that share the rows, D.
@@ -43,7 +42,6 @@ class Prepared:
     x: Float[Array, "n r"]
     mean: Float[Array, " d"]
     rotation: Float[Array, "d r"]
-    spectrum: Float[Array, " r"]
     centered: bool = dataclasses.field(metadata={"static": True})
     padding: int = dataclasses.field(default=0, metadata={"static": True})
     row_shards: int = dataclasses.field(default=1, metadata={"static": True})
@@ -182,7 +180,6 @@ def prepare_in(
         x=jnp.asarray(basis.apply(x, dtype)),
         mean=jnp.asarray(basis.mean, dtype),
         rotation=jnp.asarray(basis.axes, dtype),
-        spectrum=jnp.asarray(basis.spectrum, dtype),
         centered=center,
     )
 
@@ -259,9 +256,9 @@ def prepare_dealt(
     blocks = map(rotated, _blocks(np.arange(num_rows), size))
     x = deal_out(blocks, num_rows, basis.axes.shape[1], dtype, mesh)
     everywhere = NamedSharding(mesh, PartitionSpec())
-    others = basis.mean, basis.axes, basis.spectrum
-    mean, rotation, spectrum = (jax.device_put(part.astype(dtype), everywhere) for part in others)
-    return Prepared(x, mean, rotation, spectrum, center, len(x) - num_rows, len(devices))
+    others = basis.mean, basis.axes
+    mean, rotation = (jax.device_put(part.astype(dtype), everywhere) for part in others)
+    return Prepared(x, mean, rotation, center, len(x) - num_rows, len(devices))
 
 
 def prepare(

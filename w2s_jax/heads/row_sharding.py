@@ -186,3 +186,42 @@ def deal_out(
     whole = shape[0] * len(devices), num_features
     sharding = NamedSharding(mesh, along_rows(2, 0))
     return jax.make_array_from_single_device_arrays(whole, sharding, buffers)
+
+
+def moments(
+    x: Float[Array, "all r"],
+    rows: Int[Array, " n"] | DealtRows,
+    shares: Float[Array, "#h n"],
+    chunk: int,
+) -> tuple[Float[Array, "#h r"], Float[Array, "#h r"]]:
+    """Weighted means of the features of some rows and of their squares, as the solver has them.
+
+    Args:
+      x: features.
+      rows: the rows, or the slots they are in.
+      shares: weights that sum to one, in slots where rows have any.
+      chunk: rows that are squared at a time.
+    """
+
+    def over_chunks(x: Array, own: Array, shares: Array) -> tuple[Array, Array]:
+        own = own.reshape(-1, chunk)
+        parts = shares.reshape(len(shares), -1, chunk)
+
+        def add(i: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+            some = x.at[own[i]].get(mode="promise_in_bounds")
+            mean = jnp.matmul(parts[:, i], some, precision=jax.lax.Precision.HIGHEST)
+            squares = jnp.minimum(some**2, jnp.finfo(x.dtype).max)  # 0 times infinity is none
+            square = jnp.matmul(parts[:, i], squares, precision=jax.lax.Precision.HIGHEST)
+            return sums[0] + mean, sums[1] + square
+
+        none = jnp.zeros((len(shares), x.shape[1]), x.dtype)
+        return jax.lax.fori_loop(0, len(own), add, (none, none))
+
+    if not isinstance(rows, DealtRows):
+        return over_chunks(x, rows, shares)
+
+    def on_device(*given: Array) -> tuple[Array, Array]:
+        return jax.lax.psum(over_chunks(*given), AXIS)
+
+    specs = along_rows(2, 0), along_rows(1), along_rows(2)
+    return on_own_rows(on_device, rows.mesh, specs, P())(x, jnp.asarray(rows.own), shares)
