@@ -4,7 +4,9 @@ import logging
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable
+from typing import NoReturn
 
 
 class W2SError(ValueError):
@@ -97,6 +99,18 @@ def _flag_message(text: str) -> str:
     return " ".join(text.removeprefix("flag ").removeprefix("ERROR:: ").removesuffix(".").split())
 
 
+def _leave(code: int) -> NoReturn:
+    """Ends the process without waiting for threads that still compute.
+
+    Python's own shutdown aborts those of them that come back from XLA.
+    """
+    if any(thread.daemon for thread in threading.enumerate()):
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 def script(main: Callable[[], None]) -> Callable[[list[str]], None]:
     """Makes a script's ``main`` ready for `run_script`: bad input ends in one line, exit 2.
 
@@ -113,8 +127,8 @@ def script(main: Callable[[], None]) -> Callable[[list[str]], None]:
                 raise W2SError(f"unexpected argument {argv[1]!r}; settings are flags --name=value")
             main()
         except KeyboardInterrupt:
-            sys.stderr.write("interrupted; rows committed so far stay, the same command goes on\n")
-            sys.exit(130)
+            sys.stderr.write("interrupted; what is committed stays, the same command goes on\n")
+            _leave(130)
         except Interrupted as stop:
             sys.stderr.write(f"{stop}\n")
             sys.exit(stop.exit_code)

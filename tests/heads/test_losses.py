@@ -8,7 +8,7 @@ import pytest
 from tests.heads.reference import objective, one_hot, problem, scipy_minimum
 from w2s_jax.errors import HeadError
 from w2s_jax.heads import STATUS_NAMES, Loss, cross_entropy, fit_logistic, gce
-from w2s_jax.heads.losses import loss_and_residual
+from w2s_jax.heads.losses import binary_cross_entropy, loss_and_residual
 
 TIGHT = {"rtol": 1e-15, "atol": 1e-18}
 
@@ -89,6 +89,25 @@ def test_the_form_written_by_hand_equals_the_general_one(loss, kind):
         (value, slope), expected = (loss_and_residual(form, z, t) for form in (by_hand, general))
         np.testing.assert_allclose(value, expected[0], rtol=1e-11, atol=1e-15)
         np.testing.assert_allclose(slope, expected[1], rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("t", [0, 1, 0.3])
+def test_binary_cross_entropy_has_its_derivatives_at_zero_too(t):
+    def general(z):
+        return cross_entropy().function(jnp.stack([0 * z, z]), jnp.stack([1.0 - t, t]))
+
+    t = jnp.asarray(t)
+    for z in jnp.array([0.0, -1.3, 2.1]):
+        p = jax.nn.sigmoid(z)
+        expected = [p - t, p * (1 - p), p * (1 - p) * (1 - 2 * p)]
+        by_z = binary_cross_entropy
+        for value in expected:
+            by_z = jax.grad(by_z)
+            assert float(by_z(z, t)) == pytest.approx(float(value), abs=1e-12)
+        assert float(jax.grad(jax.grad(general))(z)) == pytest.approx(float(expected[1]))
+    by_t = jax.grad(binary_cross_entropy, argnums=1)
+    assert float(by_t(jnp.array(0.7), jnp.array(0.3))) == pytest.approx(-0.7)
 
 
 @pytest.mark.parametrize("num_logits", [1, 3])

@@ -104,15 +104,21 @@ def check_heads(out):
 
 
 INTERRUPTED = """
-import time
+import itertools
 import jax
+import jax.numpy as jnp
+from w2s_jax.errors import script
 from w2s_jax.sweep.devices import on_devices
 
 def piece():
     print("under way", flush=True)
-    time.sleep(600)
+    for size in itertools.count(10):  # each compiles a program
+        jax.block_until_ready(jnp.linalg.eigh(jnp.eye(size) + size))
 
-list(on_devices([lambda: None, piece, piece], jax.local_devices()[:1], at_once=2))
+def main():
+    list(on_devices([lambda: None, piece, piece], jax.local_devices()[:1], at_once=2))
+
+script(main)([""])
 """
 
 
@@ -127,7 +133,8 @@ def test_what_is_under_way_does_not_keep_an_interrupted_process_alive():
     assert process.stdout.readline().startswith("under way")
     process.send_signal(signal.SIGINT)
     _, message = process.communicate(timeout=60)
-    assert "KeyboardInterrupt" in message
+    assert process.returncode == 130
+    assert message.splitlines()[-1].startswith("interrupted;")
 
 
 def test_a_device_begins_with_one_piece_and_has_two_then():

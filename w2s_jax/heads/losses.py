@@ -65,8 +65,8 @@ def _cross_entropy(logits: Float[Array, " c"], target: Float[Array, " c"]) -> Fl
 def binary_cross_entropy(z: Float[Array, "*axes"], t: Array) -> Float[Array, "*axes"]:
     """Cross entropy of two classes, ``log(1 + exp(z)) - t z``.
 
-    Value and derivatives are in the forms that do not cancel where a row is certain, and the
-    derivative at 0 is right.
+    Value and derivatives are in the forms that do not cancel where a row is certain, and first and
+    second derivatives at 0 are right.
 
     Args:
         z: logit of class 1.
@@ -78,14 +78,24 @@ def binary_cross_entropy(z: Float[Array, "*axes"], t: Array) -> Float[Array, "*a
 @binary_cross_entropy.defjvp
 def _binary_cross_entropy_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     (z, t), (dz, dt) = primals, tangents
-    return binary_cross_entropy(z, t), _binary_residual(z, t) * dz - z * dt
+    tangent = _binary_residual(z, t) * dz
+    return binary_cross_entropy(z, t), tangent if _is_hard(t) else tangent - z * dt
 
 
+@jax.custom_jvp
 def _binary_residual(z: Array, t: Array) -> Array:
     """p1 - t in the form that does not cancel."""
     e = jnp.exp(-jnp.abs(z))
     small = e / (1 + e)  # probability of the less probable class
     return jnp.where(z > 0, (1 - t) - small, small - t)
+
+
+@_binary_residual.defjvp
+def _binary_residual_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (z, t), (dz, dt) = primals, tangents
+    e = jnp.exp(-jnp.abs(z))
+    tangent = e / (1 + e) ** 2 * dz
+    return _binary_residual(z, t), tangent if _is_hard(t) else tangent - dt
 
 
 class _Binary(NamedTuple):
