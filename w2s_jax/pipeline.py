@@ -62,6 +62,14 @@ def _pad_heads(array: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([array, np.repeat(array[:1], size - len(array), axis=0)])
 
 
+def batch_within(budget: int | None, bytes_per_head: int, most: int) -> int:
+    """Heads of a batch, `most` or a bucket of what a memory budget (bytes) holds, at least one."""
+    fitting = (default_budget() if budget is None else budget) // bytes_per_head
+    if fitting >= most:
+        return most
+    return max((bucket for bucket in HEAD_BUCKETS if bucket <= fitting), default=1)
+
+
 def batches(params: Float[np.ndarray, "h k p"], batch: int) -> Iterator[tuple[slice, Array]]:
     """Heads in batches on the device, padded to buckets, and where each batch lies."""
     for start in range(0, len(params), batch):
@@ -149,12 +157,21 @@ def fit_labelled(
 
 
 def teacher_probabilities(
-    prepared: Prepared, teachers: Heads, rows: Int[np.ndarray, " n"]
+    prepared: Prepared,
+    teachers: Heads,
+    rows: Int[np.ndarray, " n"],
+    memory_budget: int | None = None,
 ) -> Float[np.ndarray, "t n c"]:
-    """Class probabilities of every teacher on some rows."""
-    placed = place_rows(prepared.x, pad_rows(rows)[0], len(rows))
+    """Class probabilities of every teacher on some rows; the budget (bytes) holds a batch."""
+    padded, _ = pad_rows(rows)
+    placed = place_rows(prepared.x, padded, len(rows))
+    num_logits, itemsize = teachers.params.shape[1], teachers.params.itemsize
+    # Logits, probabilities and a temporary of either.
+    bytes_per_head = len(padded) * (2 * num_logits + 2 * max(num_logits, 2)) * itemsize
     parts = []
-    for part, params in batches(teachers.params, MAX_BATCH):
+    for part, params in batches(
+        teachers.params, batch_within(memory_budget, bytes_per_head, MAX_BATCH)
+    ):
         probabilities = probabilities_of(logits_on_rows(params, prepared.x, placed))
         parts.append(np.asarray(probabilities)[: part.stop - part.start, : len(rows)])
     return np.concatenate(parts)

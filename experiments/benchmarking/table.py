@@ -10,6 +10,7 @@ TITLES = {
     "trained": "Heads trained step by step",
     "ridge": "Ridge heads",
 }
+FEW_ROUNDS = 3  # of less there is no median
 
 
 def number(value: float) -> str:
@@ -45,6 +46,8 @@ def _peer(case: dict[str, Any], name: str) -> str:
     text = number(solver["heads_per_s"]["median"])
     if solver.get("quoted_per_head"):
         text += "*"
+    if solver.get("rounds", FEW_ROUNDS) < FEW_ROUNDS:
+        text += "†"
     if "engine_is_faster_by" in solver:
         factor = solver["engine_is_faster_by"]
         times = f"{number(factor)}×"
@@ -118,7 +121,7 @@ def render(result: dict[str, Any]) -> str:
         "Distinct heads per second, medians over interleaved rounds. A peer's cell: its speed, by "
         "which factor the engine is faster (bold where the peer wins), and its gap. gap: relative "
         "objective gap in float64, p95 (largest below 20 heads). \\*: measured on a random subset "
-        "or sample and quoted per head.",
+        "or sample and quoted per head. †: fewer than three rounds, because it takes long.",
     ]
     for kind, title in TITLES.items():
         cases = [case for case in result["cases"] if case["kind"] == kind]

@@ -137,6 +137,16 @@ def test_what_is_under_way_does_not_keep_an_interrupted_process_alive():
     assert message.splitlines()[-1].startswith("interrupted;")
 
 
+def test_pieces_are_on_the_device_that_the_caller_chose():
+    def piece():
+        return jax.config.jax_default_device
+
+    one = jax.local_devices()[:1]
+    assert list(devices.on_devices([piece] * 3, one, at_once=2)) == [None] * 3
+    with jax.default_device(one[0]):
+        assert list(devices.on_devices([piece] * 3, one, at_once=2)) == one * 3
+
+
 def test_a_device_begins_with_one_piece_and_has_two_then():
     lock, running, most = threading.Lock(), [0], []
 

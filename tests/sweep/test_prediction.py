@@ -5,12 +5,15 @@ import gc
 import weakref
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests.toy import toy_set
+from w2s_jax import pipeline
 from w2s_jax.errors import GridError, HeadError, StoreError
 from w2s_jax.heads import costs
-from w2s_jax.sweep import Grid, plan_grid, predict, run, runner
+from w2s_jax.pipeline import batches
+from w2s_jax.sweep import Grid, plan_grid, predict, run, runner, scoring
 from w2s_jax.sweep.prediction import batch_bytes, choose_at_once, feature_bytes
 from w2s_jax.sweep.runner import remaining
 
@@ -59,6 +62,32 @@ def test_features_are_let_go_after_their_last_use(sets, monkeypatch):
     run(Grid(pairs=[(a, b), (c, d)], seeds=(0, 1), **SMALL))
     assert len(made) == 4
     assert max(alive) == 2
+
+
+def test_how_many_chunks_are_at_work_changes_no_bit(sets, monkeypatch):
+    a, b, c, d = sets
+    grid, frames = Grid(pairs=[(a, b), (c, d)], seeds=range(3), **SMALL), []
+    for at_once in (1, 2):
+        monkeypatch.setattr(runner, "choose_at_once", lambda *args, n=at_once: n)
+        frames.append(run(grid))
+    pd.testing.assert_frame_equal(*frames, check_exact=True)
+
+
+def test_a_small_budget_predicts_in_smaller_batches(sets, monkeypatch):
+    most = []
+
+    def noting(params, batch):
+        most.append(batch)
+        return batches(params, batch)
+
+    for module in (pipeline, scoring):
+        monkeypatch.setattr(module, "batches", noting)
+    run(Grid(pairs=[sets[:2]], seeds=(0,), **SMALL))
+    of_default = set(most)
+    most.clear()
+    run(Grid(pairs=[sets[:2]], seeds=(0,), **SMALL), memory_budget="2MiB")
+    assert max(most) < max(of_default)
+    assert [pipeline.batch_within(b, 10, 512) for b in (1, 80, 170, 5120)] == [1, 8, 16, 512]
 
 
 def test_a_device_has_two_chunks_at_a_time_where_memory_holds_what_they_need(sets, monkeypatch):

@@ -47,15 +47,16 @@ def on_devices(
                 return
             yield piece()
         return
-    # Settings of a context belong to its thread. The only device of a process is its default
-    # anyway: to name it would compile every program once more.
-    several = len(devices) > 1
+    # Settings of a context belong to its thread. A device is named only where there are several,
+    # or the caller did: to name the default one would compile every program once more.
+    given = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
     x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
     ended: queue.SimpleQueue[tuple[int, Any, BaseException | None]] = queue.SimpleQueue()
 
     def run_on(number: int, piece: Callable[[], T]) -> None:
         try:
-            place = jax.default_device(devices[number]) if several else contextlib.nullcontext()
+            device = devices[number] if len(devices) > 1 else given
+            place = contextlib.nullcontext() if device is None else jax.default_device(device)
             with place, jax.enable_x64(x64):
                 ended.put((number, piece(), None))
         except BaseException as error:  # noqa: BLE001 - the caller's thread raises it

@@ -439,9 +439,9 @@ class _Runner:
         size = sum(part.nbytes for part in fitted)
         with self._guard:
             # Where no other pair will ask again, or there is no room, each fits its own.
-            if len(self._plan.pairs) > 1 and size <= self._room_for_labelled:
+            held = sum(part.nbytes for heads in self._labelled.values() for part in heads)
+            if len(self._plan.pairs) > 1 and held + size <= self._room_for_labelled:
                 self._labelled[key] = fitted
-                self._room_for_labelled -= size
         return fitted
 
     def _share(self, group: Group) -> _Shared:
@@ -508,7 +508,8 @@ class _Runner:
             assert isinstance(data.teacher, Predictions)
             return data.teacher.probabilities[data.teacher_index[rows]][None]
         side = self._side(pair, group.feature_scaling, teacher=True)
-        return teacher_probabilities(side.prepared, teachers.heads.take(used), rows)
+        used_teachers = teachers.heads.take(used)
+        return teacher_probabilities(side.prepared, used_teachers, rows, self._budget)
 
     def _known(
         self,

@@ -9,11 +9,10 @@ from jaxtyping import Array, Float, Int
 
 from w2s_jax.heads import Prepared
 from w2s_jax.heads.buckets import of_backend
-from w2s_jax.heads.costs import default_budget
 from w2s_jax.heads.lbfgs import logits_on_rows
 from w2s_jax.heads.reductions import sum_last
 from w2s_jax.heads.row_sharding import DealtRows, place_rows
-from w2s_jax.pipeline import Heads, batches, pad_rows
+from w2s_jax.pipeline import Heads, batch_within, batches, pad_rows
 
 NUM_BINS = 15
 # Heads that are scored in one call, and whose bins are filled together: on a CPU few enough that
@@ -68,10 +67,9 @@ def predict(
         return Predicted(classes, *scores)
     padded, _ = pad_rows(rows)
     placed = place_rows(prepared.x, padded, len(rows))
-    budget = default_budget() if memory_budget is None else memory_budget
     # Beside the logits: log-probabilities, confidences and temporaries.
-    batch = budget // (len(padded) * (3 * num_logits + 3) * heads.params.itemsize)
-    batch = int(np.clip(batch, 1, of_backend(BATCH)))
+    bytes_per_head = len(padded) * (3 * num_logits + 3) * heads.params.itemsize
+    batch = batch_within(memory_budget, bytes_per_head, of_backend(BATCH))
     for part, params in batches(heads.params, batch):
         size = part.stop - part.start
         found, *values = jax.device_get(
