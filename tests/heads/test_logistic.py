@@ -387,18 +387,22 @@ def test_other_values_and_sizes_compile_nothing(count_compilations):
     prepared = prepare(x)
     rng = np.random.default_rng(0)
 
-    def fit(n, h):
+    def fit(n, h, l2=None):
         rows = rng.permutation(130)[:n]
-        return fit_logistic(
-            prepared, y[rows], rows=rows, l2=10 ** rng.uniform(-5, 1, h), weights=rng.random(n)
-        )
+        l2 = 10 ** rng.uniform(-5, 1, h) if l2 is None else l2
+        return fit_logistic(prepared, y[rows], rows=rows, l2=l2, weights=rng.random(n))
 
     fit(120, 30)
     fit(120, 7)
     del count_compilations[:]
     for n, h in ((121, 31), (118, 25), (127, 29)):
         fit(n, h)
-    # Slices to h heads, and the end of a queue in lanes of a size that did not end one before.
-    small = {f"jit({name})" for name in ("_close", "_first", "_from_prepared")}
+    # Slices to h heads.
+    small = {f"jit({name})" for name in ("_first", "_from_prepared")}
     assert set(count_compilations) <= small, count_compilations
-    assert len(count_compilations) <= 2 * 3 + 1
+    assert len(count_compilations) <= 2 * 3
+    # Heads that all end at once, and heads that end one after another.
+    del count_compilations[:]
+    fit(120, 29, np.full(29, 1e4))
+    fit(120, 29, np.logspace(-8, 4, 29))
+    assert not count_compilations

@@ -698,10 +698,10 @@ def solve(
                 starts,
             )
             continue
-        if not running.any():
+        # One size at a time, so that a call compiles the same programs wherever its heads end.
+        if not smaller:
             return _close(state, out, done)
-        left = min((b for b in LANES if b >= running.sum()), default=len(heads))
-        kept = np.concatenate([np.flatnonzero(running), np.flatnonzero(~running)])[:left]
+        kept = np.concatenate([np.flatnonzero(running), np.flatnonzero(~running)])[:smaller]
         heads = np.where(running, heads, none)[kept]
         loaded = np.where(heads == none, 0, heads)
         lanes, state, out = _compact(problem, state, out, done, loaded, kept)

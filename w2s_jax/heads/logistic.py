@@ -96,7 +96,8 @@ def fit_logistic(
       rows: indices ``[m]`` shared by all heads, or ``[h, m]``; default all rows. Heads on the same
         rows are solved together, and so are heads on different rows where that is cheaper.
       weights: sample weights ``[m]`` or ``[h, m]``, >= 0, aligned with `rows`; default one.
-      l2: penalty >= 0, a scalar or ``[h]``.
+      l2: penalty >= 0, a scalar or ``[h]``. Without one, separable classes have no minimum: such a
+        head converges once its objective is within the tolerance of zero.
       loss: "ce", `gce(q)`, or a `Loss` of your own.
       fit_intercept: without it, b stays 0 and a `Prepared` must be made with ``center=False``.
       init: starting (w, b), or heads from an earlier fit; default zero.
