@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn
 
+WORKER = "w2s_jax worker"  # name of threads that compute pieces of a run
+
 
 class W2SError(ValueError):
     """Base of every error that bad input causes; scripts print it in one line and exit with 2."""
@@ -64,7 +66,7 @@ def run_script(main: Callable[[], None]) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.stdout, sys.stderr):
             os.dup2(nowhere, stream.fileno())
-        sys.exit(141)
+        _leave(141)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
@@ -100,11 +102,11 @@ def _flag_message(text: str) -> str:
 
 
 def _leave(code: int) -> NoReturn:
-    """Ends the process without waiting for threads that still compute.
+    """Ends the process without waiting for workers that still compute.
 
     Python's own shutdown aborts those of them that come back from XLA.
     """
-    if any(thread.daemon for thread in threading.enumerate()):
+    if any(thread.name == WORKER for thread in threading.enumerate()):
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(code)
@@ -131,15 +133,15 @@ def script(main: Callable[[], None]) -> Callable[[list[str]], None]:
             _leave(130)
         except Interrupted as stop:
             sys.stderr.write(f"{stop}\n")
-            sys.exit(stop.exit_code)
+            _leave(stop.exit_code)
         except BrokenPipeError:
             raise
         except OSError as error:
             where = f"{error.filename}: " if error.filename is not None else ""
             sys.stderr.write(f"error: {where}{error.strerror or error}\n")
-            sys.exit(2)
+            _leave(2)
         except W2SError as error:
             sys.stderr.write(f"error: {error}\n")
-            sys.exit(2)
+            _leave(2)
 
     return run

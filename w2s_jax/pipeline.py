@@ -63,11 +63,11 @@ def _pad_heads(array: np.ndarray, size: int) -> np.ndarray:
 
 
 def batch_within(budget: int | None, bytes_per_head: int, most: int) -> int:
-    """Heads of a batch, `most` or a bucket of what a memory budget (bytes) holds, at least one."""
+    """Heads of a batch: `most`, or the bucket that a budget (bytes) holds, or the smallest."""
     fitting = (default_budget() if budget is None else budget) // bytes_per_head
     if fitting >= most:
         return most
-    return max((bucket for bucket in HEAD_BUCKETS if bucket <= fitting), default=1)
+    return max((bucket for bucket in HEAD_BUCKETS if bucket <= fitting), default=HEAD_BUCKETS[0])
 
 
 def batches(params: Float[np.ndarray, "h k p"], batch: int) -> Iterator[tuple[slice, Array]]:

@@ -306,6 +306,27 @@ def test_a_row_far_away_that_a_head_does_not_train_on(dtype, scale, left_out):
             assert value - best <= {"float32": 2e-6, "float64": 1e-9}[dtype] * best
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("distance", [1e2, 1e4])
+def test_heads_on_a_cluster_far_from_the_rest(dtype, distance):
+    x, y = problem(600, 20, noise=0.7)
+    x[300:] += distance * np.ones(20) / np.sqrt(20)
+    x, targets, far = x.astype(np.float32), one_hot(y, 2), np.arange(300, 600)
+    own = x[far].astype(np.float64)
+    own -= own.mean(axis=0)
+    with jax.enable_x64(dtype == "float64"):
+        prepared = prepare(x, dtype=dtype)
+        for l2 in (1.0, 1e-3):
+            heads = fit_logistic(prepared, y[far], rows=far, l2=l2)
+            best = scipy_minimum(own, targets[far], l2)[-1]
+            b = np.asarray(heads.b[0], np.float64) + x[far].mean(axis=0, dtype=np.float64) @ (
+                np.asarray(heads.w[0], np.float64)
+            )
+            value = objective(heads.w[0], b, own, targets[far], l2)[0]
+            assert statuses(heads) == ["converged"]
+            assert value - best <= {"float32": 5e-6, "float64": 1e-9}[dtype] * best
+
+
 @pytest.mark.parametrize("scale", [1e4, 1e6])
 def test_one_feature_of_a_far_larger_scale_in_float32(scale):
     x, y = problem(300, 8, noise=0.7)

@@ -59,7 +59,9 @@ print(json.dumps({"measured": peak - before, "predicted": cost.peak_bytes()}))
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize(
-    "sizes", [(20_480, 512, 2, 512), (20_480, 512, 9, 64), (98_304, 1024, 2, 128)], ids=str
+    "sizes",
+    [(20_480, 512, 2, 512), (20_480, 512, 9, 64), (98_304, 1024, 2, 128), (40_960, 1024, 2, 1)],
+    ids=str,
 )
 def test_the_predicted_peak_memory_holds_within_a_quarter(sizes):
     command = [sys.executable, "-c", PROGRAM, *map(str, sizes)]

@@ -1,6 +1,8 @@
 """What a run is said to take, what is refused, and what it lets go of."""
 
+import collections
 import dataclasses
+import functools
 import gc
 import weakref
 
@@ -74,20 +76,21 @@ def test_how_many_chunks_are_at_work_changes_no_bit(sets, monkeypatch):
 
 
 def test_a_small_budget_predicts_in_smaller_batches(sets, monkeypatch):
-    most = []
+    sizes = collections.defaultdict(set)
 
-    def noting(params, batch):
-        most.append(batch)
+    def noting(module, params, batch):
+        sizes[module].add(batch)
         return batches(params, batch)
 
     for module in (pipeline, scoring):
-        monkeypatch.setattr(module, "batches", noting)
-    run(Grid(pairs=[sets[:2]], seeds=(0,), **SMALL))
-    of_default = set(most)
-    most.clear()
-    run(Grid(pairs=[sets[:2]], seeds=(0,), **SMALL), memory_budget="2MiB")
-    assert max(most) < max(of_default)
-    assert [pipeline.batch_within(b, 10, 512) for b in (1, 80, 170, 5120)] == [1, 8, 16, 512]
+        monkeypatch.setattr(module, "batches", functools.partial(noting, module))
+    found = []
+    for budget in (None, "600KiB"):
+        sizes.clear()
+        run(Grid(pairs=[sets[:2]], seeds=(0,), **SMALL), memory_budget=budget)
+        found.append({module: max(batch) for module, batch in sizes.items()})
+    assert all(found[1][module] < found[0][module] for module in (pipeline, scoring)), found
+    assert [pipeline.batch_within(b, 10, 512) for b in (1, 80, 170, 5120)] == [8, 8, 16, 512]
 
 
 def test_a_device_has_two_chunks_at_a_time_where_memory_holds_what_they_need(sets, monkeypatch):

@@ -268,7 +268,9 @@ def pool_is_cheaper(
     a_pass = np.maximum(compute, 2 * bytes_of_set * FLOPS_PER_BYTE)
     gathered = np.sum(passes * a_pass + 4 * bytes_of_set * FLOPS_PER_BYTE + FLOPS_PER_CALL)
     total_heads = float(np.sum(heads_of_set))
-    pooled = passes * 4.0 * pool_rows * num_features * num_logits * total_heads + FLOPS_PER_CALL
+    # Heads with weights of their own take means and mean squares of their own.
+    products = passes * num_logits + 1
+    pooled = products * 4.0 * pool_rows * num_features * total_heads + FLOPS_PER_CALL
     return bool(pooled < gathered)
 
 

@@ -133,11 +133,9 @@ def _set_up(
     mass = jnp.broadcast_to(mass, (num_heads, num_classes))
     verdict, offset = _status_and_offset(mass, jnp.broadcast_to(no_minimum, (num_heads,)))
 
-    center, spectrum = moments(x, rows, shares, chunk)
-    if intercept:
-        spectrum = jnp.maximum(spectrum - center**2, jnp.finfo(dtype).eps * spectrum)
-    else:
-        center = jnp.zeros_like(center)
+    shift, center, spectrum = moments(x, rows, shares, center=intercept)
+    # Behind a barrier, because XLA gathers whole rows faster than it gathers and subtracts at once.
+    own_x = tuple(part - shift for part in jax.lax.optimization_barrier(own_x))
 
     if init is None:
         params = jnp.zeros((1, num_logits, x.shape[-1] + 1), dtype)
@@ -147,7 +145,7 @@ def _set_up(
         zero = (verdict != RUNNING)[:, None, None] | (offset != 0)[..., None]
         zero = zero | (jnp.abs(init) >= -ABSENT_LOGIT / 10)
         params = jnp.where(zero, 0.0, init.astype(dtype))
-        params = _about(center, params.at[..., -1].multiply(float(intercept)))
+        params = _about(shift + center, params.at[..., -1].multiply(float(intercept)))
     return Problem(
         rows=Rows(
             x=own_x,
@@ -157,6 +155,7 @@ def _set_up(
         ),
         targets=targets,
         weights=shares,
+        shift=shift,
         center=center,
         spectrum=spectrum,
         l2=l2.astype(dtype),
@@ -295,5 +294,5 @@ def fit_rows(
         atol=float(jnp.finfo(dtype).eps) * 1e-2 if atol is None else atol,
         max_iterations=max_iterations,
     )
-    solution = _finish(solution, problem.center, problem.offset)
+    solution = _finish(solution, problem.shift + problem.center, problem.offset)
     return solution if padded_by_caller else _first(solution, num_heads)

@@ -54,8 +54,8 @@ class Rows:
     """The rows that heads share, in chunks of m; padding rows repeat others and have no weight.
 
     Attributes:
-      x: rows in prepared coordinates, c chunks of ``[m, r]``; arrays of their own, because a
-        slice of one array would be copied in every pass.
+      x: rows in prepared coordinates less the problem's shift, c chunks of ``[m, r]``; arrays of
+        their own, because a slice of one array would be copied in every pass.
       num_chunks: chunks in use; those beyond are padding, and skipped.
       intercept: whether the intercept is free; it stays 0 otherwise.
       mesh: the devices that have m / D rows of every chunk each; None where one has them all.
@@ -76,8 +76,10 @@ class Problem:
       rows: the rows.
       targets: as in `loss_and_residual`, n = c m.
       weights: sample weights ``[h, n]`` that sum to one.
-      center: weighted mean of each head's rows ``[h, r]``, zero without an intercept. A head's
-        parameters are those of features that are centred on it.
+      shift: what the rows' features are less ``[r]``, the mean over all heads of their weighted
+        means; zero without an intercept.
+      center: each head's weighted mean ``[h, r]`` from there, zero likewise. A head's parameters
+        are those of features that are centred on its mean.
       spectrum: weighted mean square of the centred features along each axis ``[h, r]``, for the
         preconditioner.
       l2: penalty per head ``[h]``.
@@ -91,6 +93,7 @@ class Problem:
     rows: Rows
     targets: Array
     weights: Float[Array, "#h n"]
+    shift: Float[Array, " r"]
     center: Float[Array, "#h r"]
     spectrum: Float[Array, "#h r"]
     l2: Float[Array, " h"]
@@ -295,7 +298,8 @@ def _preconditioner(
     # penalty it is all that does, and directions of as little variance as rounding has count as
     # none; with one, features of very different scales each keep their own.
     least = jnp.where(l2 > 0, eps**2, eps)[:, None]
-    floor = c * least * jnp.maximum(jnp.max(spectrum, axis=-1, keepdims=True), 1e-30)
+    floor = c * least * jnp.max(spectrum, axis=-1, keepdims=True)
+    floor = jnp.maximum(floor, 1e3 * jnp.finfo(spectrum.dtype).tiny)
     diagonal = jnp.maximum(c * spectrum + l2[:, None], floor)
     return 1.0 / jnp.concatenate([diagonal, c], axis=-1)[:, None, :]
 

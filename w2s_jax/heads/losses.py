@@ -70,7 +70,7 @@ def binary_cross_entropy(z: Float[Array, "*axes"], t: Array) -> Float[Array, "*a
 
     Args:
         z: logit of class 1.
-        t: target of class 1, any number.
+        t: target of class 1, any number; of z's shape, or broadcast to it.
     """
     return jnp.log1p(jnp.exp(-jnp.abs(z))) + jnp.where(z > 0, 1 - t, -t) * z
 

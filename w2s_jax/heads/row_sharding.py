@@ -7,6 +7,7 @@ device's own rows, and only sums over rows and logits travel. No device ever hol
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 from w2s_jax.heads.buckets import row_bucket
 
 AXIS = "rows"
+CHUNK_ROWS = 1024  # of which means and mean squares are taken at a time
 
 
 def row_mesh(devices: Sequence[Any]) -> Mesh:
@@ -192,36 +194,61 @@ def moments(
     x: Float[Array, "all r"],
     rows: Int[Array, " n"] | DealtRows,
     shares: Float[Array, "#h n"],
-    chunk: int,
-) -> tuple[Float[Array, "#h r"], Float[Array, "#h r"]]:
-    """Weighted means of the features of some rows and of their squares, as the solver has them.
+    *,
+    center: bool,
+) -> tuple[Float[Array, " r"], Float[Array, "#h r"], Float[Array, "#h r"]]:
+    """Weighted means and mean squares of the features of some rows.
+
+    The mean over all heads comes first, so that little cancels when each takes off its own.
 
     Args:
       x: features.
       rows: the rows, or the slots they are in.
-      shares: weights that sum to one, in slots where rows have any.
-      chunk: rows that are squared at a time.
+      shares: weights that sum to one, or are all zero, in slots where rows have any.
+      center: else all means are taken to be zero.
+
+    Returns:
+      The mean over all heads, how far each head's mean is from it, and mean squares about the
+      head's mean.
     """
 
-    def over_chunks(x: Array, own: Array, shares: Array) -> tuple[Array, Array]:
+    def over_chunks(x: Array, own: Array, shares: Array) -> tuple[Array, Array, Array]:
+        num_rows, num_features = len(own), x.shape[1]
+        chunk = num_rows if num_rows <= 2 * CHUNK_ROWS else math.gcd(num_rows, CHUNK_ROWS)
         own = own.reshape(-1, chunk)
-        parts = shares.reshape(len(shares), -1, chunk)
 
-        def add(i: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
-            some = x.at[own[i]].get(mode="promise_in_bounds")
-            mean = jnp.matmul(parts[:, i], some, precision=jax.lax.Precision.HIGHEST)
-            squares = jnp.minimum(some**2, jnp.finfo(x.dtype).max)  # 0 times infinity is none
-            square = jnp.matmul(parts[:, i], squares, precision=jax.lax.Precision.HIGHEST)
-            return sums[0] + mean, sums[1] + square
+        def weighted_sums(functions: Sequence[Callable[[Array], Array]], by: Array) -> list[Array]:
+            parts = by.reshape(len(by), -1, chunk)
 
-        none = jnp.zeros((len(shares), x.shape[1]), x.dtype)
-        return jax.lax.fori_loop(0, len(own), add, (none, none))
+            def add(i: Array, totals: list[Array]) -> list[Array]:
+                some = x.at[own[i]].get(mode="promise_in_bounds")
+                some = jax.lax.optimization_barrier(some)  # a gather alone is faster
+                return [
+                    total
+                    + jnp.matmul(parts[:, i], function(some), precision=jax.lax.Precision.HIGHEST)
+                    for function, total in zip(functions, totals, strict=True)
+                ]
+
+            none = jnp.zeros((len(by), num_features), x.dtype)
+            totals = jax.lax.fori_loop(0, len(own), add, [none for _ in functions])
+            return jax.lax.psum(totals, AXIS) if isinstance(rows, DealtRows) else totals
+
+        def square(some: Array) -> Array:  # zero times infinity is none
+            return jnp.minimum(jnp.square(some), jnp.finfo(x.dtype).max)
+
+        if not center:
+            none = jnp.zeros((len(shares), num_features), x.dtype)
+            return none[0], none, weighted_sums([square], shares)[0]
+        of_all = jnp.sum(shares, axis=0, keepdims=True)
+        weight = jnp.sum(of_all)
+        weight = jax.lax.psum(weight, AXIS) if isinstance(rows, DealtRows) else weight
+        shift = weighted_sums([lambda some: some], of_all)[0][0] / jnp.maximum(weight, 1)
+        away, spread = weighted_sums(
+            [lambda some: some - shift, lambda some: square(some - shift)], shares
+        )
+        return shift, away, jnp.maximum(spread - away**2, jnp.finfo(x.dtype).eps * spread)
 
     if not isinstance(rows, DealtRows):
         return over_chunks(x, rows, shares)
-
-    def on_device(*given: Array) -> tuple[Array, Array]:
-        return jax.lax.psum(over_chunks(*given), AXIS)
-
     specs = along_rows(2, 0), along_rows(1), along_rows(2)
-    return on_own_rows(on_device, rows.mesh, specs, P())(x, jnp.asarray(rows.own), shares)
+    return on_own_rows(over_chunks, rows.mesh, specs, P())(x, jnp.asarray(rows.own), shares)

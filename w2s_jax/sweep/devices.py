@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import jax
 
+from w2s_jax.errors import WORKER
+
 T = TypeVar("T")
 # Pieces of work that share a device and the memory budget.
 AT_ONCE = 2
@@ -34,7 +36,7 @@ def on_devices(
     Args:
         work: the pieces, started in this order.
         devices: those of this process; with one, and one piece at a time, the pieces run in the
-            caller's thread.
+            caller's thread. With one, the caller's `jax.default_device` holds for them.
         stopping: once true, no further piece is started; those that run are waited for.
         at_once: pieces that a device has at a time.
 
@@ -69,7 +71,8 @@ def on_devices(
         while waiting and sum(in_hand) < most and not stopping() and failure is None:
             number = in_hand.index(min(in_hand))
             in_hand[number] += 1
-            threading.Thread(target=run_on, args=(number, waiting.popleft()), daemon=True).start()
+            given_work = (number, waiting.popleft())
+            threading.Thread(target=run_on, args=given_work, name=WORKER, daemon=True).start()
         if not any(in_hand):
             break
         number, result, error = ended.get()
