@@ -288,7 +288,7 @@ def test_table_and_figure(measured, tmp_path):
     header, _, row = (line for line in text.splitlines() if line.startswith("|"))
     assert header.count("|") == row.count("|")
     assert "heads_1x512" in row
-    assert "*, **0.5×**, " in row  # the peer wins on a subset, and the table says so
+    assert "*†, **0.5×**, " in row  # the peer wins on a subset, in fewer than three rounds
     with pytest.raises(ValueError, match="no scaling workload"):
         table.draw_scaling(result, str(tmp_path / "f.png"))
     result["cases"][0]["workload"] = "scaling"
