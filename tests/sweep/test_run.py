@@ -223,8 +223,9 @@ def test_a_student_learns_nothing_new_from_its_own_probabilities(sets):
     vanilla = rows.set_index("key").loc[enhanced["vanilla_key"]]
     for name in ("student_accuracy", "student_minority_accuracy", "student_group_0_accuracy"):
         # A test row next to the boundary may change sides; the smallest group has 34.
-        np.testing.assert_allclose(enhanced[name], vanilla[name], atol=1 / 33)
-        assert (enhanced[name].to_numpy() == vanilla[name].to_numpy()).mean() >= 0.8
+        apart = np.abs(enhanced[name].to_numpy() - vanilla[name].to_numpy())
+        assert apart.max() <= 1 / 34
+        assert np.sum(apart > 0.015) <= 1
 
 
 def test_more_classes_agree_with_scikit_learn():
@@ -310,9 +311,12 @@ def test_float64_end_to_end(sets, rows):
     narrow = rows[rows["seed"] == 0].reset_index(drop=True)
     assert wide["key"].tolist() == narrow["key"].tolist()
     close = np.isclose(wide["student_objective"], narrow["student_objective"], rtol=1e-4)
-    assert close[wide["method"] == "vanilla"].all()
     # Where two rows are about equally confident, float32 may keep the other one of the 30 or 72.
-    assert close.mean() >= 0.9
+    kept = [name for name in wide.columns if name.startswith("kept_")]
+    same = (wide[kept].fillna(-1) == narrow[kept].fillna(-1)).all(axis=1)
+    assert close[same].all()
+    assert same[wide["method"] == "vanilla"].all()
+    assert same.mean() >= 0.9
     assert (wide["student_gap"] <= 1.1e-10 * wide["student_objective"] + 1e-17).all()
     with pytest.raises(w2s_jax.W2SError, match="jax_enable_x64"):
         run(Grid(pairs=(sets,), **COMMON), dtype=np.float64)
