@@ -134,8 +134,7 @@ def _set_up(
     verdict, offset = _status_and_offset(mass, jnp.broadcast_to(no_minimum, (num_heads,)))
 
     shift, center, spectrum = moments(x, rows, shares, center=intercept)
-    # Behind a barrier, because XLA gathers whole rows faster than it gathers and subtracts at once.
-    own_x = tuple(part - shift for part in jax.lax.optimization_barrier(own_x))
+    own_x = tuple(part - shift for part in own_x)
 
     if init is None:
         params = jnp.zeros((1, num_logits, x.shape[-1] + 1), dtype)

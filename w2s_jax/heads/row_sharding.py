@@ -222,7 +222,6 @@ def moments(
 
             def add(i: Array, totals: list[Array]) -> list[Array]:
                 some = x.at[own[i]].get(mode="promise_in_bounds")
-                some = jax.lax.optimization_barrier(some)  # a gather alone is faster
                 return [
                     total
                     + jnp.matmul(parts[:, i], function(some), precision=jax.lax.Precision.HIGHEST)
